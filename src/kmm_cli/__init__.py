@@ -1,0 +1,1 @@
+"""The command line for users, also as a kubectl plug-in."""

@@ -1,0 +1,1 @@
+"""What the control plane, the daemon and the command line have in common."""

@@ -1,0 +1,121 @@
+"""Every name that users and other tools see: API group, labels, finalizers, reasons, events.
+
+Names that upstream KMM has are upstream's.
+"""
+
+from enum import StrEnum
+
+GROUP = "kmm.sigs.x-k8s.io"
+VERSION = "v1beta1"
+API_VERSION = f"{GROUP}/{VERSION}"
+MODULES = "modules"
+NODE_MODULES_STATES = "nodemodulesstates"
+
+LABEL_DOMAIN = "kmm.node.kubernetes.io"
+BETA_LABEL_DOMAIN = "beta.kmm.node.kubernetes.io"
+CONTAINS_MODULES_LABEL = "kmm.node.k8s.io/contains-modules"
+MODULE_FINALIZER = f"{LABEL_DOMAIN}/module-finalizer"
+
+LABEL_NAME_LENGTH = 63
+"""Kubernetes' limit for the part of a label key behind the slash."""
+
+
+def ready_label(namespace: str, name: str) -> str:
+    """Return the label that says: this Module's module is in the kernel of the running boot."""
+    return f"{LABEL_DOMAIN}/{namespace}.{name}.ready"
+
+
+def version_ready_label(namespace: str, name: str) -> str:
+    """Return the label that carries the version of the loaded module."""
+    return f"{LABEL_DOMAIN}/{namespace}.{name}.version.ready"
+
+
+def module_version_label(namespace: str, name: str) -> str:
+    """Return the label by which an administrator orders a version onto a node."""
+    return f"{LABEL_DOMAIN}/version-module.{namespace}.{name}"
+
+
+def parse_ready_label(key: str) -> tuple[str, str] | None:
+    """Return (namespace, name) of a ready label, None for any other key.
+
+    A namespace has no dots, a Module's name may have: the first dot separates them.
+    """
+    prefix, suffix = f"{LABEL_DOMAIN}/", ".ready"
+    if not (key.startswith(prefix) and key.endswith(suffix)) or key.endswith(".version.ready"):
+        return None
+    namespace, dot, name = key[len(prefix) : -len(suffix)].partition(".")
+    return (namespace, name) if dot and namespace and name else None
+
+
+def label_fits(key: str) -> bool:
+    """Tell whether Kubernetes accepts the key's length."""
+    return len(key.rpartition("/")[2]) <= LABEL_NAME_LENGTH
+
+
+class Condition(StrEnum):
+    """Types of conditions on Module and NodeModulesState."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    NOT_ACTED_ON = "NotActedOn"
+    DELETION_WAITS = "DeletionWaits"
+
+
+class Event(StrEnum):
+    """Reasons of events."""
+
+    MODULE_LOADED = "ModuleLoaded"
+    MODULE_UNLOADED = "ModuleUnloaded"
+    MODULE_FAILED = "ModuleFailed"
+    STATE_RESTORED = "StateRestored"
+    SESSION_FLAPPING = "SessionFlapping"
+    IDENTITY_REFUSED = "IdentityRefused"
+
+
+class Reason(StrEnum):
+    """Why a Module is not Loaded on a node, or a Module is not Ready.
+
+    The first group is the daemon's, the second the control plane's.
+    """
+
+    KERNEL_MISMATCH = "KernelMismatch"
+    CONFLICT = "Conflict"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_UNAUTHORIZED = "ImageUnauthorized"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    IMAGE_INVALID = "ImageInvalid"
+    IMAGE_WITHOUT_KERNEL = "ImageWithoutKernel"
+    DIGEST_MISMATCH = "DigestMismatch"
+    DISK_FULL = "DiskFull"
+    FIRMWARE_CONFLICT = "FirmwareConflict"
+    FIRMWARE_FAILED = "FirmwareFailed"
+    FIRMWARE_MISSING = "FirmwareMissing"
+    MODULE_NOT_FOUND = "ModuleNotFound"
+    UNKNOWN_SYMBOL = "UnknownSymbol"
+    WRONG_VERMAGIC = "WrongVermagic"
+    SIGNATURE_REJECTED = "SignatureRejected"
+    BAD_PARAMETER = "BadParameter"
+    IN_USE = "InUse"
+    BUILT_IN = "BuiltIn"
+    LOADED_FROM_ELSEWHERE = "LoadedFromElsewhere"
+    DEVICE_ERROR = "DeviceError"
+    INVALID_MODULE = "InvalidModule"
+    PERMISSION_DENIED = "PermissionDenied"
+    TIMED_OUT = "TimedOut"
+    KILLED = "Killed"
+    VANISHED = "Vanished"
+    MODPROBE_FAILED = "ModprobeFailed"
+
+    READY = "Ready"
+    PROGRESSING = "Progressing"
+    NODES_NOT_READY = "NodesNotReady"
+    NODES_FAILED = "NodesFailed"
+    NO_MATCHING_NODES = "NoMatchingNodes"
+    NO_MATCHING_KERNEL = "NoMatchingKernel"
+    NAME_TOO_LONG = "NameTooLong"
+    INVALID_TEMPLATE = "InvalidTemplate"
+    INVALID_MAPPING = "InvalidMapping"
+    FEATURE_NOT_AVAILABLE = "FeatureNotAvailable"
+    WAITING_FOR_UNLOAD = "WaitingForUnload"
+    TOLERATED_FAILURES = "ToleratedFailures"

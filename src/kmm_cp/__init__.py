@@ -1,0 +1,1 @@
+"""The control plane: from Modules to the state of every node."""

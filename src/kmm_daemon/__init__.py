@@ -1,0 +1,1 @@
+"""The daemon: one per node, the only part that touches a kernel."""

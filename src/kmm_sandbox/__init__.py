@@ -1,0 +1,1 @@
+"""A whole cluster on one machine, with real kernels for nodes."""
