@@ -1,1 +1,57 @@
+# KMM: what a person does with this checkout. `make` lists it.
 .DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ONLY ?=
+
+.PHONY: help sandbox sandbox-check test unit api e2e check format generate lock bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock pyproject.toml
+	@echo "==> Python environment in $(VENV) (locked versions)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C
+	@exec $(BIN)/python -m kmm_sandbox up
+
+sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
+	@exec $(BIN)/python -m kmm_sandbox check
+
+test: $(READY) ## Run every tier of tests and count them
+	@exec $(BIN)/python tests/tiers.py unit api e2e
+
+unit api e2e: $(READY) ## Run one tier of tests
+	@exec $(BIN)/python tests/tiers.py $@
+
+check: $(READY) ## Format, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m kmm_common.api.crd --check
+	$(BIN)/python -m kmm_common.wire.generate --check
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: $(READY) ## Write crds/ and the wire messages anew
+	$(BIN)/python -m kmm_common.api.crd
+	$(BIN)/python -m kmm_common.wire.generate
+
+bench: $(READY) ## Run the benchmarks (ONLY=name for one)
+	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+lock: $(READY) ## Lock the versions of pyproject.toml anew
+	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header -q -o requirements.lock
+
+clean: ## Remove the Python environment and caches of this checkout
+	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .run

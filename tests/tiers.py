@@ -1,0 +1,109 @@
+"""Run tiers of tests and say, at the end, how many ran in each and what could not run, and why."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+LIMIT_SECONDS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a tier ended with; `blocked` says why it could not run here."""
+
+    tier: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    exit_code: int = 0
+    blocked: str = ""
+
+
+def nothing_needed() -> str:
+    return ""
+
+
+def root_needed() -> str:
+    """Say what keeps network namespaces and UML nodes from running here; empty if nothing."""
+    if os.geteuid() != 0:
+        return "needs root for network namespaces: run it as root"
+    if not Path("/dev/net/tun").exists():
+        return "needs /dev/net/tun: modprobe tun, or pass --device /dev/net/tun to the container"
+    return ""
+
+
+TIERS: dict[str, Callable[[], str]] = {
+    "unit": nothing_needed,
+    "api": nothing_needed,
+    "e2e": root_needed,
+}
+
+
+def run(tier: str, extra: list[str]) -> Outcome:
+    """Run one tier under pytest and read its counts from the JUnit file."""
+    blocked = TIERS[tier]()
+    if blocked:
+        return Outcome(tier=tier, blocked=blocked)
+    with tempfile.TemporaryDirectory() as scratch:
+        junit = Path(scratch) / "junit.xml"
+        command = [sys.executable, "-m", "pytest", str(TESTS / tier), f"--junitxml={junit}", *extra]
+        print(f"==> {tier}", flush=True)
+        code = subprocess.run(command, cwd=TESTS.parent, timeout=LIMIT_SECONDS).returncode
+        return counted(tier, code, junit)
+
+
+def counted(tier: str, code: int, junit: Path) -> Outcome:
+    """Return the counts that pytest wrote; a run without a file counts nothing and failed."""
+    if not junit.exists():
+        return Outcome(tier=tier, exit_code=code or 1)
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    assert suite is not None
+    number = {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
+    failed = number["failures"] + number["errors"]
+    return Outcome(
+        tier=tier,
+        passed=number["tests"] - failed - number["skipped"],
+        failed=failed,
+        skipped=number["skipped"],
+        exit_code=code,
+    )
+
+
+def verdict(outcomes: list[Outcome], *, strict: bool) -> int:
+    """Return the exit code: a tier that ran nothing, failed, or (strict) could not run fails."""
+    bad = [o for o in outcomes if o.exit_code or (strict and o.blocked)]
+    return 1 if bad else 0
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Return the table of tiers and the closing line with all counts."""
+    rows = [
+        f"  {o.tier:<6} not run: {o.blocked}"
+        if o.blocked
+        else f"  {o.tier:<6} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
+        for o in outcomes
+    ]
+    passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
+    skipped = sum(o.skipped for o in outcomes)
+    total = f"{passed} passed, {failed} failed, {skipped} skipped"
+    return "\n".join(["Tests per tier:", *rows, total])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tiers", nargs="+", choices=sorted(TIERS))
+    arguments, extra = parser.parse_known_args()
+    outcomes = [run(tier, extra) for tier in arguments.tiers]
+    print(summary(outcomes), flush=True)
+    return verdict(outcomes, strict=os.environ.get("CI") == "true")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
