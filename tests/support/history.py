@@ -1,0 +1,184 @@
+"""The history checker: reads what control plane and daemons logged and asserts what must hold.
+
+Input are the JSON log lines with the messages of kmm_common.logs.Fact, in the order each process
+wrote them. A daemon's lines carry no node name: the caller knows whose file it is.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kmm_common.logs import Fact
+
+FACTS = {fact.value for fact in Fact}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise; `invariant` is its name in docs/explanation/promises.md."""
+
+    invariant: str
+    node: str
+    detail: str
+
+
+Line = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Published:
+    """What the control plane persisted: per (node, uid, generation) the digest and hash by ref."""
+
+    states: dict[tuple[str, str, int], dict[str, Line]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, lines: Iterable[Line]) -> "Published":
+        published = cls()
+        for line in lines:
+            if line["msg"] == Fact.PUBLISHED:
+                key = (line["node"], line["uid"], line["generation"])
+                published.states[key] = {module["ref"]: module for module in line["modules"]}
+        return published
+
+    def digests(self, node: str, ref: str) -> set[str]:
+        """Every digest that was ever desired for the Module on the node."""
+        return {
+            modules[ref]["digest"]
+            for (name, _, _), modules in self.states.items()
+            if name == node and ref in modules
+        }
+
+
+def facts(path: Path) -> Iterator[Line]:
+    """Yield the fact lines of one JSON log file; a last line cut by a crash is left out."""
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and line.get("msg") in FACTS:
+            yield line
+
+
+def check(control_plane: Iterable[Line], daemons: Mapping[str, Iterable[Line]]) -> list[Violation]:
+    """Return every violation in the history; empty when all promises were kept."""
+    control_plane = list(control_plane)
+    published = Published.read(control_plane)
+    violations: list[Violation] = []
+    for node, lines in daemons.items():
+        history = list(lines)
+        violations += ordered(node, history)
+        violations += authentic(node, history, published)
+        violations += fenced(node, history)
+        violations += once(node, history)
+        violations += quiet(node, history, published)
+        violations += honest(node, history)
+    return [*violations, *labelled(control_plane, daemons)]
+
+
+def ordered(node: str, history: Iterable[Line]) -> Iterator[Violation]:
+    """The accepted generation of a uid never decreases; a uid that was left never comes back."""
+    newest: dict[str, int] = {}
+    current = ""
+    for line in history:
+        if line["msg"] != Fact.ACCEPTED:
+            continue
+        uid, generation = line["uid"], line["generation"]
+        if generation < newest.get(uid, 0):
+            yield Violation("ordered", node, f"{uid}: {generation} after {newest[uid]}")
+        if uid != current and uid in newest:
+            yield Violation("ordered", node, f"{uid} accepted again after {current}")
+        newest[uid], current = max(generation, newest.get(uid, 0)), uid
+
+
+def authentic(node: str, history: Iterable[Line], published: Published) -> Iterator[Violation]:
+    """What is loaded was in a desired state persisted for the node."""
+    for line in history:
+        if line["msg"] != Fact.STEP_STARTED or line["step"] != "load":
+            continue
+        wanted = published.digests(node, line["ref"])
+        # An entry without a digest leaves the choice to the node.
+        if line["digest"] not in wanted and "" not in wanted:
+            yield Violation("authentic", node, f"{line['ref']} {line['digest']} was never desired")
+
+
+def fenced(node: str, history: Iterable[Line]) -> Iterator[Violation]:
+    """No step is started for an older desired state than the newest accepted one."""
+    accepted = ("", 0)
+    for line in history:
+        if line["msg"] == Fact.ACCEPTED:
+            accepted = (line["uid"], line["generation"])
+        if line["msg"] == Fact.STEP_STARTED and (line["uid"], line["generation"]) != accepted:
+            given = f"{line['uid']}/{line['generation']}"
+            yield Violation("fenced", node, f"{line['step']} {line['ref']} for {given}")
+
+
+def once(node: str, history: Iterable[Line]) -> Iterator[Violation]:
+    """Nothing is loaded twice in one boot without an unload, or its disappearance, between."""
+    inside: set[tuple[str, str]] = set()
+    for line in history:
+        if line["msg"] == Fact.REPORTED:
+            absent = {m["ref"] for m in line["modules"] if not m["in_kernel"]}
+            inside = {key for key in inside if key[1] not in absent}
+        if line["msg"] != Fact.STEP_ENDED or not line["ok"]:
+            continue
+        key = (line["boot_id"], line["ref"])
+        if line["step"] == "load" and key in inside:
+            yield Violation("once", node, f"{line['ref']} loaded twice in boot {line['boot_id']}")
+        if line["step"] == "load":
+            inside.add(key)
+        if line["step"] == "unload":
+            inside.discard(key)
+
+
+def quiet(node: str, history: Iterable[Line], published: Published) -> Iterator[Violation]:
+    """No unload without a desired state that asked for it."""
+    for line in history:
+        if line["msg"] != Fact.STEP_STARTED or line["step"] != "unload":
+            continue
+        wanted = published.states.get((node, line["uid"], line["generation"]), {}).get(line["ref"])
+        if wanted is not None and wanted["hash"] == line["hash"]:
+            yield Violation("quiet", node, f"{line['ref']} unloaded though {line['uid']} wants it")
+
+
+def honest(node: str, history: Iterable[Line]) -> Iterator[Violation]:
+    """No report says Loaded right after the unload of that config ended well."""
+    unloaded: dict[str, str] = {}
+    for line in history:
+        if line["msg"] == Fact.STEP_ENDED and line["ok"]:
+            if line["step"] == "unload":
+                unloaded[line["ref"]] = line["hash"]
+            else:
+                unloaded.pop(line["ref"], None)
+        if line["msg"] != Fact.REPORTED:
+            continue
+        for module in line["modules"]:
+            said = module["state"] == "Loaded" and unloaded.get(module["ref"]) == module["hash"]
+            if said:
+                yield Violation("honest", node, f"{module['ref']} reported Loaded after its unload")
+
+
+def labelled(
+    control_plane: Iterable[Line], daemons: Mapping[str, Iterable[Line]]
+) -> Iterator[Violation]:
+    """No ready label is added before a daemon of that node reported the Module as Loaded."""
+    reported = {node: _first_loaded(lines) for node, lines in daemons.items()}
+    for line in control_plane:
+        if line["msg"] != Fact.LABELLED or line["node"] not in reported:
+            continue
+        for ref in line["added"]:
+            first = reported[line["node"]].get(ref)
+            if first is None or first > line["ts"]:
+                yield Violation("labelled", line["node"], f"{ref} labelled at {line['ts']}")
+
+
+def _first_loaded(lines: Iterable[Line]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for line in lines:
+        if line["msg"] == Fact.REPORTED:
+            for module in line["modules"]:
+                if module["state"] == "Loaded":
+                    first.setdefault(module["ref"], line["ts"])
+    return first

@@ -1,0 +1,96 @@
+"""The history checker must be able to fail: each invariant, broken once."""
+
+from typing import Any
+
+import pytest
+from support.history import check
+
+from kmm_common.logs import Fact
+
+UID = "u1"
+
+
+def published(
+    generation: int = 1, *, digest: str = "sha256:a", config: str = "h1"
+) -> dict[str, Any]:
+    modules = [{"ref": "ns/m", "digest": digest, "hash": config}] if digest else []
+    return {
+        "msg": Fact.PUBLISHED,
+        "ts": "1",
+        "node": "n1",
+        "uid": UID,
+        "generation": generation,
+        "modules": modules,
+    }
+
+
+def accepted(generation: int = 1, uid: str = UID) -> dict[str, Any]:
+    return {"msg": Fact.ACCEPTED, "ts": "2", "uid": uid, "generation": generation, "boot_id": "b1"}
+
+
+def step(step: str = "load", *, ended: bool = False, **fields: Any) -> dict[str, Any]:
+    base = {
+        "msg": Fact.STEP_ENDED if ended else Fact.STEP_STARTED,
+        "ts": "3",
+        "step": step,
+        "ref": "ns/m",
+        "uid": UID,
+        "generation": 1,
+        "digest": "sha256:a",
+        "hash": "h1",
+        "boot_id": "b1",
+        "ok": True,
+    }
+    return base | fields
+
+
+def reported(state: str = "Loaded", *, in_kernel: bool = True, ts: str = "4") -> dict[str, Any]:
+    module = {"ref": "ns/m", "state": state, "in_kernel": in_kernel, "hash": "h1"}
+    return {"msg": Fact.REPORTED, "ts": ts, "modules": [module]}
+
+
+def labelled(ts: str = "5") -> dict[str, Any]:
+    return {"msg": Fact.LABELLED, "ts": ts, "node": "n1", "added": ["ns/m"], "removed": []}
+
+
+LOAD = [step(), step(ended=True)]
+GOOD = [accepted(), *LOAD, reported()]
+
+
+def test_a_good_history_has_no_violation() -> None:
+    unload = [
+        accepted(2),
+        step("unload", generation=2),
+        step("unload", generation=2, ended=True),
+        accepted(3),
+        step(generation=3),
+        step(generation=3, ended=True),
+    ]
+    plane = [published(), published(2, digest=""), published(3), labelled()]
+    assert check(plane, {"n1": [*GOOD, *unload]}) == []
+
+
+@pytest.mark.parametrize(
+    ("invariant", "plane", "daemon"),
+    [
+        ("ordered", [published()], [accepted(2), accepted(1)]),
+        ("ordered", [published()], [accepted(1), accepted(1, "u2"), accepted(2)]),
+        ("authentic", [published(digest="sha256:b")], [accepted(), *LOAD]),
+        ("authentic", [], [accepted(), *LOAD]),
+        ("fenced", [published(), published(2)], [accepted(1), accepted(2), *LOAD]),
+        ("once", [published()], [accepted(), *LOAD, *LOAD]),
+        ("quiet", [published()], [accepted(), *LOAD, step("unload")]),
+        ("honest", [published()], [accepted(), step("unload", ended=True), reported()]),
+        ("labelled", [published(), labelled("3")], GOOD),
+        ("labelled", [published(), labelled()], [accepted(), *LOAD]),
+    ],
+)
+def test_a_broken_promise_is_found(
+    invariant: str, plane: list[dict[str, Any]], daemon: list[dict[str, Any]]
+) -> None:
+    assert invariant in {violation.invariant for violation in check(plane, {"n1": daemon})}
+
+
+def test_a_load_after_the_module_vanished_is_no_second_load() -> None:
+    history = [accepted(), *LOAD, reported("Failed", in_kernel=False), *LOAD]
+    assert check([published()], {"n1": history}) == []
