@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
+from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ReportedModule
 from kmm_common.errors import KmmError
 
 
@@ -77,7 +78,7 @@ class Images(Protocol):
     """Port to the image store of the node."""
 
     async def prepare(self, module: DesiredModule) -> ReadyImage:
-        """Pull if needed, verify and unpack. Raises StepError (Image*, DigestMismatch, DiskFull)."""
+        """Pull if needed, verify and unpack. Raises StepError (Image*, DigestMismatch...)."""
         ...
 
 
@@ -96,7 +97,7 @@ class Kernel(Protocol):
         ...
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
-        """Remove in-tree modules, copy firmware, run modprobe, check the result. Raises StepError."""
+        """Remove in-tree modules, copy firmware, run modprobe, check. Raises StepError."""
         ...
 
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
@@ -116,3 +117,68 @@ class NodeDesired:
     """metadata.uid of the NodeModulesState."""
     generation: int
     modules: Mapping[ModuleRef, DesiredModule]
+
+
+class UpdateKind(StrEnum):
+    """How an update carries the desired state."""
+
+    SNAPSHOT = "snapshot"
+    UNCHANGED = "unchanged"
+    DIFF = "diff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredUpdate:
+    """One update of the desired state, as the control plane sent it."""
+
+    kind: UpdateKind
+    uid: str
+    """metadata.uid and metadata.generation of the NodeModulesState this brings the node to."""
+    generation: int
+    base_generation: int = 0
+    """DIFF: the generation that the changes are relative to."""
+    upserts: tuple[DesiredModule, ...] = ()
+    """SNAPSHOT: the whole desired state."""
+    removals: tuple[ModuleRef, ...] = ()
+    content_hash: bytes = b""
+    """kmm_common.desired.content_hash of the desired state after this update."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The update is in the journal and may be acknowledged."""
+
+    uid: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedsSnapshot:
+    """The update cannot be used: nothing was changed, a snapshot is asked for."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateReport:
+    """The complete truth of the node; a Module that it omits has no module in the kernel."""
+
+    sequence: int = 0
+    """Rises with every change, per start of the daemon."""
+    uid: str = ""
+    observed_generation: int = 0
+    """With uid: the newest desired state whose steps are all done or failed terminally."""
+    modules: tuple[ReportedModule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """What the daemon opens a session with."""
+
+    boot_id: str
+    kernel_version: str
+    uid: str
+    """Journaled uid, generation and content hash; empty, 0 and empty without a journal."""
+    generation: int
+    content_hash: bytes
+    state: StateReport
