@@ -1,0 +1,68 @@
+"""One real Kubernetes control plane on loopback, as tests see it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
+from kmm_sandbox.kubeapi import KubeApi
+from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.progress import Progress
+
+CRDS = Path(__file__).resolve().parents[2] / "crds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where the API server is, and administrators' ways in."""
+
+    plane: ControlPlane
+    api: KubeApi
+    """An administrator's requests, synchronous."""
+    kubectl: Kubectl
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.plane.kubeconfig
+
+    @property
+    def url(self) -> str:
+        return self.plane.layout.url
+
+    @property
+    def ca(self) -> Path:
+        return self.plane.layout.ca
+
+    @property
+    def cert(self) -> Path:
+        return self.plane.layout.pki / "admin.crt"
+
+    @property
+    def key(self) -> Path:
+        return self.plane.layout.pki / "admin.key"
+
+    @property
+    def audit_log(self) -> Path:
+        """JSON lines, one a request, Metadata level."""
+        return self.plane.layout.audit_log
+
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """Return the kubeconfig of a user who has only the rights that RBAC gives."""
+        return self.plane.kubeconfig_for(user, groups)
+
+
+@contextmanager
+def running_cluster(directory: Path) -> Iterator[Cluster]:
+    """Start a control plane with KMM's CRDs; stop it, with all it holds, at the end."""
+    binaries = find_binaries(Progress())
+    layout = Layout(directory=directory, ports=Ports.free())
+    plane = ControlPlane.start(binaries, layout, leashed=True)
+    try:
+        kubectl = Kubectl(program=binaries.kubectl, kubeconfig=plane.kubeconfig)
+        kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+        plane.wait_for_default_service_account()
+        yield Cluster(plane=plane, api=plane.api(), kubectl=kubectl)
+    finally:
+        plane.stop()
