@@ -111,6 +111,8 @@ def controller_manager_argv(binaries: Binaries, layout: Layout) -> list[str]:
     return [
         *(str(binaries.controller_manager), "--kubeconfig", login, "--secure-port", "0"),
         *("--leader-elect=false", "--use-service-account-credentials"),
+        # With the default of 20 a second its own start is throttled to 5 s.
+        *("--kube-api-qps", "200", "--kube-api-burst", "400"),
         *("--service-account-private-key-file", f"{pki}/sa.key"),
         *("--root-ca-file", str(layout.ca)),
         *("--cluster-signing-cert-file", str(layout.ca)),
