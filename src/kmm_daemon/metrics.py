@@ -1,0 +1,80 @@
+"""What Prometheus sees of the daemon; no label grows with the number of Modules."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from kmm_common.desired import ModuleState, ReportedModule
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """The daemon's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._steps = {
+            "load": Counter("kmm_daemon_loads", "Loads by result.", ["result"], registry=registry),
+            "unload": Counter(
+                "kmm_daemon_unloads", "Unloads by result.", ["result"], registry=registry
+            ),
+        }
+        self._failures = Counter(
+            "kmm_daemon_failures", "Failed steps by reason.", ["reason"], registry=registry
+        )
+        self._durations = Histogram(
+            "kmm_daemon_step_duration_seconds",
+            "Time of loads and unloads.",
+            ["step"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._drift = Counter(
+            "kmm_daemon_drift", "Modules that vanished from the kernel.", registry=registry
+        )
+        self._session = Gauge(
+            "kmm_daemon_session_connected", "1 with a live session.", registry=registry
+        )
+        self._generation = Gauge(
+            "kmm_daemon_desired_generation", "Newest generation accepted.", registry=registry
+        )
+        self._modules = Gauge(
+            "kmm_daemon_modules", "Modules by state.", ["state"], registry=registry
+        )
+        for counter in self._steps.values():
+            counter.labels("ok")
+            counter.labels("failed")
+        self.modules(())
+
+    def step(self, kind: str, seconds: float, *, ok: bool) -> None:
+        """Count the end of a load or unload."""
+        self._steps[kind].labels("ok" if ok else "failed").inc()
+        self._durations.labels(kind).observe(seconds)
+
+    def failure(self, reason: str) -> None:
+        """Count a failed step by its reason."""
+        self._failures.labels(reason).inc()
+
+    def vanished(self) -> None:
+        """Count a module that somebody else took out of the kernel."""
+        self._drift.inc()
+
+    def session(self, *, connected: bool) -> None:
+        """Set whether there is a session with the control plane."""
+        self._session.set(connected)
+
+    def generation(self, generation: int) -> None:
+        """Set the generation of the accepted desired state."""
+        self._generation.set(generation)
+
+    def modules(self, modules: Iterable[ReportedModule]) -> None:
+        """Set how many Modules are in which state."""
+        tally = Tally(module.state for module in modules)
+        for state in ModuleState:
+            self._modules.labels(state.value).set(tally[state])
+
+    def exposition(self) -> bytes:
+        """Return Prometheus' text format."""
+        return generate_latest(self._registry)

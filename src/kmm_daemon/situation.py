@@ -1,0 +1,125 @@
+"""What the daemon knows at one moment: the input of its pure decisions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
+from kmm_daemon.values import KernelModule, KernelView, LoadedRecord, ReadyImage, kernel_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImage:
+    """An image that is ready on the node, for exactly one desired entry."""
+
+    entry: DesiredModule
+    image: ReadyImage
+    srcversions: Mapping[str, str]
+    """By kernel_name, of the Module's kernel modules in the image; empty where there is none."""
+
+    @property
+    def module(self) -> DesiredModule:
+        """The entry with the digest that it stands for on this node."""
+        return replace(self.entry, image_digest=self.image.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunLoad:
+    """A load, journaled before modprobe starts: after a crash it proves whose work it was."""
+
+    module: DesiredModule
+    """image_digest filled in."""
+    kernel_modules: tuple[str, ...]
+    """Kernel modules that the load may bring and that were not there before, its own first."""
+    srcversions: Mapping[str, str] = field(default_factory=dict)
+    """As the image has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStep:
+    """The newest failure of a Module."""
+
+    entry: DesiredModule | None
+    """What could not be carried out; None for a removal."""
+    failure: ModuleFailure
+    attempts: int
+    """Failures in a row."""
+    retry: bool
+    """False: only another entry can help."""
+    retry_at: float = 0.0
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Desired state, kernel truth and what this daemon did and tried in this boot."""
+
+    desired: Mapping[ModuleRef, DesiredModule] = field(default_factory=dict)
+    view: KernelView
+    records: Mapping[ModuleRef, LoadedRecord] = field(default_factory=dict)
+    begun: Mapping[ModuleRef, BegunLoad] = field(default_factory=dict)
+    images: Mapping[ModuleRef, PreparedImage] = field(default_factory=dict)
+    failures: Mapping[ModuleRef, FailedStep] = field(default_factory=dict)
+    now: float = 0.0
+    """Monotonic seconds."""
+
+    def present(self, name: str) -> bool:
+        """Tell whether the kernel has a module of this kernel_name, in whatever state."""
+        return name in self.view.modules
+
+    def image_for(self, entry: DesiredModule) -> PreparedImage | None:
+        """Return the prepared image if it is this entry's."""
+        image = self.images.get(entry.ref)
+        return image if image is not None and image.entry == entry else None
+
+    def failure_of(self, ref: ModuleRef) -> FailedStep | None:
+        """Return the failure of what is desired of the Module now, not of an older wish."""
+        failed = self.failures.get(ref)
+        return failed if failed is not None and failed.entry == self.desired.get(ref) else None
+
+    def held_off(self, ref: ModuleRef) -> FailedStep | None:
+        """Return the failure that forbids a further attempt at this moment."""
+        failed = self.failure_of(ref)
+        return failed if failed and (not failed.retry or self.now < failed.retry_at) else None
+
+
+def own_name(entry: DesiredModule) -> str:
+    """Return the kernel_name of the Module's module; empty with rawArgs."""
+    return kernel_name(entry.modprobe.module_name)
+
+
+def in_kernel(record: LoadedRecord, view: KernelView) -> bool:
+    """Tell whether the Module's own kernel module is still there, and still the same one.
+
+    A load that brought nothing visible (rawArgs, built-in) cannot be seen to vanish.
+    """
+    own = record.kernel_modules[:1]
+    return own == () or (own[0] in view.modules and not replaced(record, view).intersection(own))
+
+
+def replaced(record: LoadedRecord, view: KernelView) -> frozenset[str]:
+    """Return the kernel modules of a record in whose place somebody else has put another one."""
+    rows = (view.modules.get(name) for name in record.kernel_modules)
+    return frozenset(
+        row.name for row in rows if row and differs(row, record.srcversions.get(row.name, ""))
+    )
+
+
+def differs(row: KernelModule, expected: str) -> bool:
+    """Tell whether srcversions prove that the kernel has another module than the expected one."""
+    return bool(row.srcversion and expected and row.srcversion != expected)
+
+
+def begun_load(image: PreparedImage, view: KernelView) -> BegunLoad:
+    """Return what to write down before a load.
+
+    Where the own module is there already (an in-tree one that is to be replaced), only its
+    srcversion could tell the old from the new: nothing is claimed.
+    """
+    own = own_name(image.entry)
+    below = (*map(kernel_name, image.entry.modprobe.modules_loading_order), *image.srcversions)
+    names = tuple(name for name in dict.fromkeys((own, *below)) if name not in view.modules)
+    return BegunLoad(
+        module=image.module,
+        kernel_modules=names if own and names[:1] == (own,) else (),
+        srcversions=image.srcversions,
+    )
