@@ -23,4 +23,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         function = getattr(item, "function", None)
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(function):
-            item.fixturenames.append("no_leftover_tasks")
+            # First in, last out: after the fixtures that stop what they started.
+            item.fixturenames.insert(0, "no_leftover_tasks")

@@ -1,0 +1,197 @@
+"""A simulated node: a kernel that keeps state, and the images that its modules come from.
+
+Both stand behind the daemon's own ports, so that agent, plan, journal and link are the real ones.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kmm_common.api.names import Reason
+from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
+from kmm_daemon.values import (
+    KernelModule,
+    KernelView,
+    LoadedRecord,
+    ReadyImage,
+    StepError,
+    kernel_name,
+)
+
+KERNEL = "6.1.176"
+
+
+@dataclass(frozen=True, slots=True)
+class SimFile:
+    """A module file in an image."""
+
+    srcversion: str = ""
+    depends: tuple[str, ...] = ()
+
+
+def failure(reason: Reason, message: str = "refused on demand", *, retry: bool = True) -> StepError:
+    """Return what a port raises; the exit code is modprobe's only one."""
+    return StepError(ModuleFailure(reason=reason, message=message, exit_code=1), retry=retry)
+
+
+class SimImages:
+    """An image store; an image without known files holds one file named as the Module asks."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Mapping[str, SimFile]] = {}
+        """By digest."""
+        self.digests: dict[str, str] = {}
+        """What a reference without a digest stands for."""
+        self.failing: dict[ModuleRef, deque[StepError]] = {}
+        self.gates: dict[ModuleRef, asyncio.Event] = {}
+        """A pull waits until its gate is open."""
+        self.pulls: list[ModuleRef] = []
+        self.cancelled: list[ModuleRef] = []
+
+    async def prepare(self, module: DesiredModule) -> ReadyImage:
+        self.pulls.append(module.ref)
+        if gate := self.gates.get(module.ref):
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(module.ref)
+                raise
+        if failing := self.failing.get(module.ref):
+            raise failing.popleft()
+        digest = module.image_digest or self.digests.get(module.image, f"sha256:{module.image}")
+        return ReadyImage(digest=digest, root=Path("/sim") / digest)
+
+    def content(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, SimFile]:
+        """Return the files of an image by kernel_name."""
+        own = kernel_name(module.modprobe.module_name)
+        return self.files.get(image.digest, {own: SimFile(srcversion=image.digest[-8:])})
+
+
+@dataclass(slots=True)
+class SimKernel:
+    """A kernel; what it did is in `calls`, as (what, ref)."""
+
+    images: SimImages = field(default_factory=SimImages)
+    boot_id: str = "boot-1"
+    kernel_version: str = KERNEL
+    rows: dict[str, KernelModule] = field(default_factory=dict)
+    parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of the loaded modules, by kernel_name."""
+    busy: set[str] = field(default_factory=set)
+    """kernel_names that somebody has open."""
+    failing: dict[ModuleRef, deque[StepError]] = field(default_factory=dict)
+    """What the next loads of a Module raise, before they touch anything."""
+    late: dict[ModuleRef, StepError] = field(default_factory=dict)
+    """What the next load of a Module raises although the module comes in."""
+    gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
+    """A load waits until its gate is open."""
+    calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
+
+    async def view(self) -> KernelView:
+        return KernelView(
+            boot_id=self.boot_id, kernel_version=self.kernel_version, modules=dict(self.rows)
+        )
+
+    async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
+        content = self.images.content(module, image)
+        return {
+            name: content[name].srcversion
+            for name in _closure(kernel_name(module.modprobe.module_name), content)
+        }
+
+    async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
+        self.calls.append(("load", module.ref))
+        if gate := self.gates.get(module.ref):
+            await gate.wait()
+        if failing := self.failing.get(module.ref):
+            raise failing.popleft()
+        for name in map(kernel_name, module.in_tree_modules_to_remove):
+            self._take_out(name)
+        brought = self._bring(module, self.images.content(module, image))
+        if late := self.late.pop(module.ref, None):
+            raise late
+        return LoadedRecord(
+            module=module,
+            kernel_modules=brought,
+            srcversions={name: v for name in brought if (v := self.rows[name].srcversion)},
+        )
+
+    async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
+        self.calls.append(("unload", record.module.ref))
+        for position, name in enumerate(record.kernel_modules):
+            if name in keep or name not in self.rows:
+                continue
+            if position == 0:
+                self._take_out(name)
+            elif name not in self.busy and not self.rows[name].holders:
+                del self.rows[name]
+                self._drop_holder(name)
+
+    def reboot(self, boot_id: str) -> None:
+        """Lose everything that a reboot loses."""
+        self.boot_id = boot_id
+        for memory in (self.rows, self.parameters, self.busy):
+            memory.clear()
+
+    def insmod(self, name: str, srcversion: str = "elsewhere") -> None:
+        """Load a module as somebody else would."""
+        self.rows[name] = KernelModule(name=name, srcversion=srcversion)
+
+    def rmmod(self, name: str) -> None:
+        """Take a module out as somebody else would."""
+        self._take_out(name)
+
+    def loads(self, ref: ModuleRef) -> int:
+        """Return how often modprobe was asked to load a Module."""
+        return self.calls.count(("load", ref))
+
+    def unloads(self, ref: ModuleRef) -> int:
+        """Return how often modprobe was asked to unload a Module."""
+        return self.calls.count(("unload", ref))
+
+    def _bring(self, module: DesiredModule, content: Mapping[str, SimFile]) -> tuple[str, ...]:
+        own = kernel_name(module.modprobe.module_name)
+        if own not in content:
+            raise failure(Reason.MODULE_NOT_FOUND, f"Module {own} not found", retry=False)
+        missing = [name for name in _closure(own, content) if name not in self.rows]
+        for name in missing:
+            self.rows[name] = KernelModule(name=name, srcversion=content[name].srcversion)
+        for name in missing:
+            for below in content[name].depends:
+                self._add_holder(below, name)
+        if own in missing:
+            self.parameters[own] = module.modprobe.parameters
+        return tuple(missing)
+
+    def _take_out(self, name: str) -> None:
+        row = self.rows.get(name)
+        if row is None:
+            return
+        if row.holders or name in self.busy:
+            by = ", ".join(row.holders) or "an open file"
+            raise failure(Reason.IN_USE, f"{name} is in use by {by}")
+        del self.rows[name]
+        self.parameters.pop(name, None)
+        self._drop_holder(name)
+
+    def _add_holder(self, name: str, holder: str) -> None:
+        row = self.rows[name]
+        holders = (*row.holders, holder)
+        self.rows[name] = replace(row, holders=holders, refcount=len(holders))
+
+    def _drop_holder(self, holder: str) -> None:
+        for name, row in self.rows.items():
+            holders = tuple(other for other in row.holders if other != holder)
+            self.rows[name] = replace(row, holders=holders, refcount=len(holders))
+
+
+def _closure(name: str, content: Mapping[str, SimFile]) -> list[str]:
+    """Return a module and all it stands on that the image has, itself first."""
+    found = [name] if name in content else []
+    for one in found:
+        for below in content[one].depends:
+            if below in content and below not in found:
+                found.append(below)
+    return found
