@@ -1,0 +1,1 @@
+"""OCI images as both sides read them: references, digests, manifests, platforms, credentials."""

@@ -1,0 +1,1 @@
+"""The image store of a node: pull, verify, unpack, keep."""
