@@ -2,7 +2,6 @@
 
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_common.oci.errors import InvalidImageError
@@ -30,16 +29,6 @@ _SKIPPED_LINKS = frozenset({"build", "source"})
 """Links in lib/modules/<kernel> to the kernel's headers, which no load needs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unpacked:
-    """What came out of an image."""
-
-    wanted: Wanted
-    """With the links that were found on the way."""
-    kernels: tuple[str, ...]
-    """Names in <dirName>/lib/modules, some of them if there are many."""
-
-
 class _LinkOnTheWay(Exception):  # noqa: N818
     """A wanted directory is reached over a link: what was skipped before may be wanted."""
 
@@ -48,11 +37,12 @@ class _LinkOnTheWay(Exception):  # noqa: N818
         self.target = target
 
 
-def unpack(layers: Sequence[Path], wanted: Wanted, root: Path, budget: Budget) -> Unpacked:
+def unpack(layers: Sequence[Path], wanted: Wanted, root: Path, budget: Budget) -> tuple[str, ...]:
     """Write the wanted directories of an image into an empty private directory.
 
-    Layers: blobs, the lowest first. Raises InvalidImageError, which names the member that is
-    refused, and OSError where the disk fails.
+    Layers: blobs, the lowest first. Returns what else <dirName>/lib/modules holds, to tell a user
+    whose kernel is not there; some of it if there is much. Raises InvalidImageError, which names
+    the member that is refused, and OSError where the disk fails.
     """
     tree = Tree(root)
     for _ in range(_RESTARTS):
@@ -64,7 +54,7 @@ def unpack(layers: Sequence[Path], wanted: Wanted, root: Path, budget: Budget) -
             budget.restart()
         else:
             _finish(tree, wanted)
-            return Unpacked(wanted=wanted, kernels=kernels)
+            return kernels
     raise InvalidImageError(f"image reaches {shown(wanted.kernels[0])} over too many links")
 
 
