@@ -1,0 +1,178 @@
+"""TLS between daemons and the control plane: 1.3 only, both sides with certificates."""
+
+import asyncio
+import asyncio.sslproto
+import contextlib
+import logging
+import re
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmm_common.clock import Clock
+from kmm_common.errors import KmmError, TerminalError
+from kmm_common.logs import log
+
+logger = logging.getLogger(__name__)
+
+READ_BUFFER_BYTES = 16 * 2**10
+"""Of every TLS connection; CPython's own 256 KiB are what thousands of connections live on."""
+HANDSHAKE_SECONDS = 10.0
+SHUTDOWN_SECONDS = 1.0
+"""asyncio waits 30 s for a dead peer to say goodbye."""
+RELOAD_SECONDS = 10.0
+
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_NAME = r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?"
+_URI = re.compile(
+    rf"spiffe://(?P<trust_domain>[-._a-z0-9]{{1,255}})/ns/(?P<namespace>{_LABEL})"
+    rf"/sa/(?P<service_account>{_NAME})/pod/(?P<name>{_NAME})/(?P<uid>[-0-9A-Za-z]{{1,64}})"
+)
+
+
+class TlsFilesError(TerminalError):
+    """A certificate, key or CA file cannot be used; names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="InvalidCertificate")
+
+
+class PeerIdentityError(KmmError):
+    """A peer's certificate does not name a pod of our trust domain."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="InvalidIdentity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of one side."""
+
+    cert: Path
+    key: Path
+    ca: Path
+    """What the other side's certificate must be signed by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodIdentity:
+    """Whom a daemon's certificate names."""
+
+    namespace: str
+    service_account: str
+    name: str
+    uid: str
+
+
+def pod_uri(identity: PodIdentity, trust_domain: str) -> str:
+    """Return the URI that names a pod in its certificate."""
+    return (
+        f"spiffe://{trust_domain}/ns/{identity.namespace}/sa/{identity.service_account}"
+        f"/pod/{identity.name}/{identity.uid}"
+    )
+
+
+def pod_identity(certificate: Mapping[str, Any] | None, trust_domain: str) -> PodIdentity:
+    """Return the pod that a certificate (ssl's getpeercert()) names. Raises PeerIdentityError."""
+    names: Iterable[tuple[str, str]] = (certificate or {}).get("subjectAltName", ())
+    uris = [value for kind, value in names if kind == "URI"]
+    if len(uris) != 1:
+        raise PeerIdentityError(f"the certificate has {len(uris)} URIs, exactly one is needed")
+    match = _URI.fullmatch(uris[0])
+    if match is None or match["trust_domain"] != trust_domain:
+        raise PeerIdentityError(f"the certificate's URI names no pod of {trust_domain}")
+    return PodIdentity(
+        namespace=match["namespace"],
+        service_account=match["service_account"],
+        name=match["name"],
+        uid=match["uid"],
+    )
+
+
+def client_context(files: TlsFiles) -> ssl.SSLContext:
+    """Return a context that shows our certificate and checks the server's. TlsFilesError."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, files)
+
+
+def bound_read_buffers() -> None:
+    """Make the read buffer of every TLS connection made from now on small, on asyncio's loop."""
+    # Not public, so it is looked for: where it is gone, so is the need that was measured.
+    if hasattr(asyncio.sslproto.SSLProtocol, "max_size"):
+        asyncio.sslproto.SSLProtocol.max_size = READ_BUFFER_BYTES
+
+
+class ServerTls:
+    """The serving side's context; new files hold for new connections, old streams run on."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._loaded = _stamp(files)
+        self._current = _context(ssl.PROTOCOL_TLS_SERVER, files)
+        self.context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+        """For the listener. Each handshake is led over to the newest files."""
+        self.context.sni_callback = self._lead_over
+
+    def reload(self) -> bool:
+        """Take over files that have changed; tell whether. TlsFilesError leaves the old ones."""
+        stamp = _stamp(self._files)
+        if stamp == self._loaded:
+            return False
+        self._current = _context(ssl.PROTOCOL_TLS_SERVER, self._files)
+        self._loaded = stamp
+        return True
+
+    async def keep_fresh(self, clock: Clock) -> None:
+        """Reload whenever the files change, until cancelled."""
+        problem = ""
+        while True:
+            await clock.sleep(RELOAD_SECONDS)
+            problem = await self._reload(problem)
+
+    async def _reload(self, problem_before: str) -> str:
+        try:
+            if await asyncio.to_thread(self.reload):
+                log(logger, logging.INFO, "certificates reloaded", cert=str(self._files.cert))
+        except TlsFilesError as error:
+            if str(error) != problem_before:
+                log(logger, logging.ERROR, "certificates not reloaded", error=str(error))
+            return str(error)
+        return ""
+
+    def _lead_over(
+        self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
+    ) -> None:
+        connection.context = self._current
+
+
+def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        # No client of ours resumes; making two tickets costs a quarter of the handshake.
+        context.num_tickets = 0
+    with _named(files.cert, files.key):
+        # Without a password given, OpenSSL asks for that of an encrypted key on the terminal.
+        context.load_cert_chain(files.cert, files.key, password="")
+    with _named(files.ca):
+        context.load_verify_locations(files.ca)
+    return context
+
+
+@contextlib.contextmanager
+def _named(*paths: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        names = ", ".join(map(str, paths))
+        raise TlsFilesError(f"{names}: {error.strerror or error}; put PEM files there") from error
+
+
+def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
+    """Return what changes when a file is written or replaced, also behind a symbolic link."""
+    with _named(files.cert, files.key, files.ca):
+        stats = [path.stat() for path in (files.cert, files.key, files.ca)]
+    return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
