@@ -20,8 +20,8 @@ class Budget:
         self._cancellation = cancellation
 
     def restart(self) -> None:
-        """Forget what was written, as it was thrown away; time goes on."""
-        self.written = self.entries = 0
+        """Forget what was counted, as it was thrown away; time goes on."""
+        self.written = self.entries = self._scanned = 0
 
     def tick(self) -> None:
         """Raise when time is over or when nobody waits any more."""
