@@ -1,0 +1,1 @@
+"""Everything that touches the kernel of the node: the implementation of values.Kernel."""

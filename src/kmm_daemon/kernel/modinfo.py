@@ -1,0 +1,125 @@
+"""What a module's file says about itself: the .modinfo section of a .ko, compressed or not."""
+
+import gzip
+import io
+import lzma
+import mmap
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from kmm_daemon.values import kernel_name
+
+MOST_BYTES = 512 * 1024 * 1024
+"""Largest unpacked module; debug information makes a GPU driver some 400 MB."""
+CHUNK = 1024 * 1024
+_ELF = b"\x7fELF"
+
+
+class InvalidModuleFileError(Exception):
+    """The file is not a whole kernel module; the text says in what way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleInfo:
+    """The fields of a module's file that the daemon looks at; empty where it has none."""
+
+    name: str = ""
+    srcversion: str = ""
+    vermagic: str = ""
+    depends: tuple[str, ...] = ()
+    """kernel_names of what it takes symbols from."""
+
+
+def read(path: Path) -> ModuleInfo:
+    """Return what a .ko, .ko.xz, .ko.gz or .ko.zst says. Raises InvalidModuleFileError, OSError."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        if magic.startswith(_ELF):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return parse(content)
+        return parse(_unpacked(file, magic))
+
+
+def parse(content: Any) -> ModuleInfo:
+    """Return what the bytes of an ELF file say in .modinfo. Raises InvalidModuleFileError."""
+    try:
+        section = _section(content, b".modinfo")
+    except struct.error as error:
+        raise InvalidModuleFileError("is truncated") from error
+    entries = (entry.partition("=") for entry in section.decode(errors="replace").split("\0"))
+    return _info({key: value for key, equals, value in entries if equals})
+
+
+def _info(first: Mapping[str, str]) -> ModuleInfo:
+    return ModuleInfo(
+        name=first.get("name", ""),
+        srcversion=first.get("srcversion", ""),
+        vermagic=first.get("vermagic", "").strip(),
+        depends=tuple(map(kernel_name, filter(None, first.get("depends", "").split(",")))),
+    )
+
+
+def _section(content: Any, wanted: bytes) -> bytes:
+    """Return a section of an ELF file by name."""
+    headers, names_index = _section_headers(content)
+    if names_index >= len(headers):
+        raise InvalidModuleFileError("has a damaged section table")
+    names = _bytes(content, headers[names_index][1:])
+    for name, offset, size in headers:
+        if names[name:].startswith(wanted + b"\0"):
+            return _bytes(content, (offset, size))
+    raise InvalidModuleFileError("has no .modinfo: it is not a kernel module")
+
+
+def _section_headers(content: Any) -> tuple[list[tuple[int, int, int]], int]:
+    """Return (name offset, file offset, size) of every section, and the index of the names."""
+    if content[:4] != _ELF:
+        raise InvalidModuleFileError("is not an ELF file")
+    wide, order = content[4:5] == b"\x02", "<" if content[5:6] == b"\x01" else ">"
+    (table,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", content, 0x28 if wide else 0x20)
+    size, count, names = struct.unpack_from(f"{order}3H", content, 0x3A if wide else 0x2E)
+    layout = f"{order}I4x8x8xQQ" if wide else f"{order}I4x4x4xII"
+    if size < struct.calcsize(layout):
+        raise InvalidModuleFileError("has a damaged section table")
+    return [struct.unpack_from(layout, content, table + i * size) for i in range(count)], names
+
+
+def _bytes(content: Any, place: tuple[int, int]) -> bytes:
+    offset, size = place
+    found: bytes = content[offset : offset + size]
+    if len(found) != size:
+        raise InvalidModuleFileError("is truncated")
+    return found
+
+
+def _unpacked(file: BinaryIO, magic: bytes) -> bytes:
+    stream = _decompressor(file, magic)
+    if stream is None:
+        raise InvalidModuleFileError("is empty" if not magic else "is not an ELF file")
+    content = bytearray()
+    try:
+        while chunk := stream.read(CHUNK):
+            content += chunk
+            if len(content) > MOST_BYTES:
+                raise InvalidModuleFileError(f"is larger than {MOST_BYTES} bytes when unpacked")
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise InvalidModuleFileError(f"cannot be unpacked: {error}") from error
+    return bytes(content)
+
+
+def _decompressor(file: BinaryIO, magic: bytes) -> BinaryIO | io.BufferedIOBase | None:
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(file)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        reader: BinaryIO = zstandard.ZstdDecompressor().stream_reader(file)
+        return reader
+    return None

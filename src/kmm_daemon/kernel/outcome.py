@@ -1,0 +1,164 @@
+"""What a load or a removal has come to, and what may be taken out: pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kmm_common.api.names import Reason
+from kmm_common.desired import DesiredModule, ModuleFailure
+from kmm_daemon.kernel.moduledir import ModuleTree
+from kmm_daemon.kernel.procfs import in_use
+from kmm_daemon.values import KernelModule, KernelView, LoadedRecord, kernel_name
+
+Rows = Mapping[str, KernelModule]
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What an image brings for a Module."""
+
+    tree: ModuleTree
+    asked: tuple[str, ...]
+    """kernel_names the Module asks for, its own first; empty with rawArgs."""
+    unload_order: tuple[str, ...] = ()
+    """kernel_names that a load may bring, in the order of unloading."""
+    srcversions: Mapping[str, str] = field(default_factory=dict)
+    """Of those that the image has; empty where a file has none."""
+    vermagic: str = ""
+    """Of the Module's own file."""
+
+    @property
+    def own(self) -> str:
+        return self.asked[0] if self.asked else ""
+
+
+def unavailable(asked: Iterable[str], tree: ModuleTree, view: KernelView) -> ModuleFailure | None:
+    """Return what is missing: a name the Module asks for that neither image nor kernel has."""
+    for name in asked:
+        if name not in tree.files and name not in view.builtin and name not in view.modules:
+            has = ", ".join(sorted(tree.files)[:SHOWN]) or "no module"
+            message = f"the image has no module {name} for kernel {view.kernel_version}: it has"
+            return ModuleFailure(reason=Reason.MODULE_NOT_FOUND, message=f"{message} {has}")
+    return None
+
+
+def built_in(module: DesiredModule, contents: Contents, view: KernelView) -> ModuleFailure | None:
+    """Return why a module that the kernel has built in cannot be what the Module asks for.
+
+    An image without a file of that name, and a Module without parameters, ask for nothing that is
+    not there: such a load succeeds without modprobe.
+    """
+    own = contents.own
+    if own not in view.builtin or own in view.modules:
+        return None
+    if own in contents.tree.files:
+        why = "the image's module cannot replace it"
+    elif module.modprobe.parameters:
+        why = "parameters for it belong on the kernel command line"
+    else:
+        return None
+    message = f"{own} is built into kernel {view.kernel_version}: {why}; leave this kernel out of "
+    return ModuleFailure(reason=Reason.BUILT_IN, message=f"{message}kernelMappings")
+
+
+def needs_nothing(contents: Contents, view: KernelView) -> bool:
+    """Tell whether the kernel has the Module's module built in, and the image brings none."""
+    own = contents.own
+    return own in view.builtin and own not in contents.tree.files and own not in view.modules
+
+
+def in_the_way(module: DesiredModule, contents: Contents, rows: Rows) -> tuple[str, ...]:
+    """Return the in-tree modules that are really in the kernel, those that hold others first.
+
+    One that is the image's own by srcversion is no in-tree module.
+    """
+    named = [kernel_name(name) for name in module.in_tree_modules_to_remove]
+    there = [
+        name
+        for name in dict.fromkeys(named)
+        if name in rows
+        and not (rows[name].srcversion and rows[name].srcversion == contents.srcversions.get(name))
+    ]
+    return _holders_first(there, rows)
+
+
+def _holders_first(names: list[str], rows: Rows) -> tuple[str, ...]:
+    ordered: list[str] = []
+    left = list(names)
+    while left:
+        free = [name for name in left if not set(rows[name].holders) & set(left)] or left[:1]
+        ordered += free
+        left = [name for name in left if name not in free]
+    return tuple(ordered)
+
+
+def holding(names: Iterable[str], rows: Rows) -> KernelModule | None:
+    """Return the first module that cannot go with the others: something else uses it."""
+    group = set(names)
+    for name in names:
+        row = rows[name]
+        strangers = tuple(holder for holder in row.holders if holder not in group)
+        if row.state != "Live" or strangers or row.refcount > len(row.holders):
+            return row
+    return None
+
+
+def came(contents: Contents, before: Rows, after: Rows) -> tuple[str, ...]:
+    """Return what a load has brought into the kernel, in the order of unloading.
+
+    Only of what the image says it needs: what others load at the same time is not ours.
+    """
+    return tuple(name for name in contents.unload_order if name in after and name not in before)
+
+
+def missing(contents: Contents, after: KernelView) -> ModuleFailure | None:
+    """Return why a load that modprobe calls a success is none."""
+    for name in contents.asked:
+        row = after.modules.get(name)
+        if row is None and name not in after.builtin:
+            message = f"modprobe reported success, but {name} is not in /proc/modules: its init "
+            message += "may have failed in silence, or somebody removed it"
+            return ModuleFailure(reason=Reason.VANISHED, message=message, exit_code=0)
+        if row and row.state != "Live":
+            message = f"{name} is still {row.state}: its init has not returned"
+            return ModuleFailure(reason=Reason.TIMED_OUT, message=message, exit_code=0)
+    own = after.modules.get(contents.own)
+    expected = contents.srcversions.get(contents.own, "")
+    if own and own.srcversion and expected and own.srcversion != expected:
+        message = f"{own.name} in the kernel has srcversion {own.srcversion}, the image's has "
+        message += f"{expected}: unload it, or name it in inTreeModulesToRemove"
+        return ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message)
+    return None
+
+
+def is_live(contents: Contents, before: Rows, after: Rows) -> bool:
+    """Tell whether the Module's own module has become Live, whatever became of modprobe."""
+    row = after.get(contents.own)
+    return row is not None and row.state == "Live" and contents.own not in before
+
+
+def record(module: DesiredModule, names: tuple[str, ...], rows: Rows) -> LoadedRecord:
+    """Return what an unload will have to undo."""
+    known = {name: rows[name].srcversion for name in names if rows[name].srcversion}
+    return LoadedRecord(module=module, kernel_modules=names, srcversions=known)
+
+
+def foreign_below(contents: Contents, rows: Rows) -> tuple[str, ...]:
+    """Return modules that the Module stands on, but in another build than the image's."""
+    return tuple(
+        name
+        for name, version in contents.srcversions.items()
+        if name in rows and version and rows[name].srcversion not in ("", version)
+    )
+
+
+def only_ours(asked: Iterable[str], tree: ModuleTree, gone: LoadedRecord, rows: Rows) -> bool:
+    """Tell whether `modprobe -r` would take along nothing that this Module has not brought."""
+    reached = {name for one in asked for name in (one, *tree.needs.get(one, ()))}
+    reached |= {name for one in reached for name in tree.soft.get(one, ())}
+    return all(name in gone.kernel_modules for name in reached if name in rows)
+
+
+def removable(name: str, rows: Rows) -> bool:
+    """Tell whether a module that came along can go: it is there and nobody uses it."""
+    return name in rows and rows[name].state == "Live" and not in_use(rows[name])
