@@ -1,0 +1,1 @@
+"""What a daemon talks to: sessions, pushes, reports and credentials. Knows no reconciler."""

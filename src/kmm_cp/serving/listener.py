@@ -1,0 +1,149 @@
+"""The port that daemons connect to: our own listener around grpclib's server."""
+
+import asyncio
+import logging
+import random
+import ssl
+from weakref import WeakSet
+
+from grpclib.const import Status
+from grpclib.protocol import H2Protocol
+from grpclib.server import Server
+
+from kmm_common import tls
+from kmm_common.clock import Clock
+from kmm_common.logs import log
+from kmm_common.tls import ServerTls
+from kmm_common.wire.codec import Codec
+from kmm_common.wire.http2 import BoundedProtocol, configuration
+from kmm_cp.serving.service import NodeLink
+from kmm_cp.serving.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""With grpclib's 100, thousands of daemons that return at once overflow the queue."""
+KEEPALIVE_SECONDS = 30.0
+KEEPALIVE_TIMEOUT_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""A connection without a stream in two looks so far apart is closed."""
+LAST_WORDS_SECONDS = 5.0
+
+
+class Listener:
+    """Serves a NodeLink over mutual TLS."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        service: NodeLink,
+        sessions: Sessions,
+        server_tls: ServerTls,
+        clock: Clock,
+        keepalive: float = KEEPALIVE_SECONDS,
+        keepalive_timeout: float = KEEPALIVE_TIMEOUT_SECONDS,
+    ) -> None:
+        """The address is host:port; port 0 takes any free one."""
+        host, _, port = address.rpartition(":")
+        self._host, self._wanted = host.strip("[]") or None, int(port)
+        self._service = service
+        self._sessions = sessions
+        self._tls = server_tls
+        self._clock = clock
+        config = configuration(keepalive=keepalive, timeout=keepalive_timeout)
+        self._server = _Server([service], codec=Codec(), config=config)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Open the port. OSError if it is taken."""
+        self.port = await self._server.listen(self._host, self._wanted, self._tls.context)
+        log(logger, logging.INFO, "serving daemons", host=self._host, port=self.port)
+
+    async def run(self) -> None:
+        """Keep the certificates fresh and close idle connections, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tls.keep_fresh(self._clock), name="certificates")
+            tasks.create_task(self._close_idle(), name="idle connections")
+
+    async def drain(self, seconds: float) -> None:
+        """Accept nobody, end the sessions spread over the time, then close what is left."""
+        self._server.stop_accepting()
+        self._service.close()
+        sessions = list(self._sessions.all())
+        random.shuffle(sessions)
+        for session in sessions:
+            session.end(Status.UNAVAILABLE, "this replica is going away; connect again")
+            await self._clock.sleep(seconds / len(sessions))
+        await self._last_words()
+        await self._server.finish()
+
+    async def _last_words(self) -> None:
+        """Let the streams that have ended tell their daemons so."""
+        told = asyncio.Event()
+        self._sessions.on_change(told.set)
+        try:
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                while self._sessions.nodes():
+                    await told.wait()
+                    told.clear()
+        except TimeoutError:
+            log(logger, logging.WARNING, "daemons not told", nodes=len(self._sessions.nodes()))
+
+    async def _close_idle(self) -> None:
+        idle: WeakSet[H2Protocol] = WeakSet()
+        while True:
+            await self._clock.sleep(IDLE_SECONDS)
+            now_idle = self._server.idle()
+            for protocol in now_idle & idle:
+                protocol.connection.close()
+            idle = now_idle
+
+
+class _Server(Server):
+    """grpclib's server with bounds and a listener that it does not offer."""
+
+    _connections: WeakSet[H2Protocol]
+
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        protocol = BoundedProtocol(made.handler, self._config, self._h2_config)
+        self._connections.add(protocol)
+        return protocol
+
+    async def listen(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
+        """Open the port; return its number."""
+        tls.bound_read_buffers()
+        self._connections = WeakSet()
+        listener = await asyncio.get_running_loop().create_server(
+            self._protocol_factory,
+            host,
+            port,
+            ssl=context,
+            ssl_handshake_timeout=tls.HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=tls.SHUTDOWN_SECONDS,
+            backlog=BACKLOG,
+        )
+        self._server = listener
+        self._server_closed_fut = asyncio.get_running_loop().create_future()
+        return int(listener.sockets[0].getsockname()[1])
+
+    def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def idle(self) -> WeakSet[H2Protocol]:
+        """Return the connections without a stream."""
+        return WeakSet(
+            one
+            for one in self._connections
+            if hasattr(one, "processor") and not one.processor.streams
+        )
+
+    async def finish(self) -> None:
+        """Cancel what still runs, close the connections and wait for both."""
+        self.close()
+        for protocol in list(self._connections):
+            if hasattr(protocol, "connection"):
+                protocol.connection.close()
+        await self.wait_closed()

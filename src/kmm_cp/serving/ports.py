@@ -1,0 +1,65 @@
+"""What the serving side needs of the rest of the control plane."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from kmm_common.tls import PodIdentity
+from kmm_cp.serving.values import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodFacts:
+    """What the API server says about a pod."""
+
+    uid: str
+    service_account: str
+    node: str
+    """Empty while the pod is not scheduled."""
+    deleting: bool
+    owner: str
+    """kind/name of its controller; empty without one."""
+
+
+class Pods(Protocol):
+    """The cache of daemon pods."""
+
+    def lookup(self, namespace: str, name: str) -> PodFacts | None:
+        """Return what is known of a pod."""
+        ...
+
+
+class States(Protocol):
+    """The persisted desired state of nodes."""
+
+    def cached(self, node: str) -> Target | None:
+        """Return what this replica's cache holds; it may be behind."""
+        ...
+
+    async def read(self, node: str) -> Target | None:
+        """Return what the API server holds now. Raises TransientError."""
+        ...
+
+
+class Secrets(Protocol):
+    """The pull secrets of Modules."""
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """Return the decoded data of a Secret, None if there is none. Raises TransientError."""
+        ...
+
+
+class Observer(Protocol):
+    """Makes events and metrics of what happens here."""
+
+    def refused(self, identity: PodIdentity | None, reason: str) -> None:
+        """A peer was refused; without identity its certificate named none."""
+        ...
+
+    def flapping(self, node: str, takeovers: int) -> None:
+        """Several daemons take the node's session from each other."""
+        ...
+
+    def ahead(self, node: str, uid: str, generation: int) -> None:
+        """A daemon has journaled a newer generation than is persisted: etcd was restored."""
+        ...
