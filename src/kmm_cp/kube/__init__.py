@@ -1,0 +1,1 @@
+"""The Kubernetes API: client, informers, events. The only door to kubernetes_asyncio."""

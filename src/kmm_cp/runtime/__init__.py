@@ -1,0 +1,1 @@
+"""Queue, controller, manager: the loop itself. Knows no Kubernetes kind."""

@@ -1,0 +1,101 @@
+"""Starts services, waits for their caches, runs controllers, and ends all of them in order."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from kmm_common.backoff import Backoff
+from kmm_common.clock import Clock
+from kmm_common.logs import log
+from kmm_cp.runtime.controller import Controller
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 4.0
+
+
+class Service(Protocol):
+    """Anything that runs beside the controllers, such as an informer."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def run(self) -> None: ...
+
+
+class Cache(Service, Protocol):
+    """A service that controllers must not start without."""
+
+    @property
+    def synced(self) -> asyncio.Event: ...
+
+
+class Manager:
+    """Owns every task of the process."""
+
+    def __init__(
+        self,
+        *,
+        caches: Sequence[Cache],
+        services: Sequence[Service],
+        controllers: Sequence[Controller[Any]],
+        clock: Clock,
+    ) -> None:
+        self._caches = caches
+        self._services = services
+        self._controllers = controllers
+        self._clock = clock
+        self._backoff = Backoff(0.5, 30.0)
+        self._stopping = asyncio.Event()
+        self.synced = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let run() end: reconciles in progress are finished, then everything is cancelled."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until stop()."""
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._kept_up(service), name=service.name)
+                for service in (*self._caches, *self._services)
+            ]
+            controlling = tasks.create_task(self._control(), name="controllers")
+            await self._stopping.wait()
+            await self._drain(controlling)
+            for task in background:
+                task.cancel()
+
+    async def _control(self) -> None:
+        for cache in self._caches:
+            if not cache.synced.is_set():
+                log(logger, logging.INFO, "waiting for a cache", resource=cache.name)
+            await cache.synced.wait()
+        self.synced.set()
+        log(logger, logging.INFO, "caches synced", controllers=len(self._controllers))
+        async with asyncio.TaskGroup() as tasks:
+            for controller in self._controllers:
+                tasks.create_task(controller.run(), name=f"controller {controller.name}")
+
+    async def _drain(self, controlling: asyncio.Task[None]) -> None:
+        for controller in self._controllers:
+            controller.stop()
+        if not self.synced.is_set():
+            controlling.cancel()
+        _, pending = await asyncio.wait([controlling], timeout=DRAIN_SECONDS)
+        for task in pending:
+            log(logger, logging.WARNING, "reconciles cut off", after=DRAIN_SECONDS)
+            task.cancel()
+
+    async def _kept_up(self, service: Service) -> None:
+        """Run a service again after it broke."""
+        attempt = 0
+        while True:
+            try:
+                await service.run()
+                return
+            except Exception:
+                attempt += 1
+                logger.exception("service %s crashed", service.name)
+            await self._clock.sleep(self._backoff.delay(attempt))

@@ -1,0 +1,137 @@
+"""A deduplicating queue: one entry a key, one worker a key at a time, fresh changes first."""
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from kmm_common.backoff import Backoff
+from kmm_common.clock import Clock
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Priority(IntEnum):
+    """Lower is handed out first."""
+
+    FRESH = 0
+    RESYNC = 1
+
+
+class ClosedError(Exception):
+    """The queue is shut down: nothing is handed out any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the queue holds at one moment."""
+
+    ready: int
+    delayed: int
+    in_progress: int
+
+
+class Queue(Generic[K]):
+    """Keys that wait for a worker. All methods but get() are synchronous: call them on the loop."""
+
+    def __init__(self, clock: Clock, backoff: Backoff | None = None) -> None:
+        self._clock = clock
+        self._backoff = backoff or Backoff(0.005, 300.0)
+        # Insertion order is the order within a priority.
+        self._ready: dict[Priority, dict[K, None]] = {priority: {} for priority in Priority}
+        self._due: dict[K, float] = {}
+        self._in_progress: set[K] = set()
+        self._dirty: dict[K, Priority] = {}
+        self._failures: dict[K, int] = {}
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    def add(self, key: K, priority: Priority = Priority.FRESH) -> None:
+        """Hand the key out as soon as a worker is free; again if it is in progress now."""
+        if self._closed:
+            return
+        if key in self._in_progress:
+            self._dirty[key] = min(priority, self._dirty.get(key, priority))
+            return
+        self._due.pop(key, None)
+        self._put(key, priority)
+        self._wake.set()
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Hand the key out in so many seconds, or earlier if something else asks for it."""
+        if self._closed or any(key in keys for keys in self._ready.values()):
+            return
+        due = self._clock.monotonic() + seconds
+        self._due[key] = min(due, self._due.get(key, due))
+        self._wake.set()
+
+    async def get(self) -> K:
+        """Return the next key; it is in progress until done(). Raises ClosedError."""
+        while True:
+            if self._closed:
+                raise ClosedError
+            self._wake.clear()
+            self._promote()
+            for keys in self._ready.values():
+                if keys:
+                    key = next(iter(keys))
+                    del keys[key]
+                    self._in_progress.add(key)
+                    return key
+            await self._wait()
+
+    def done(self, key: K) -> None:
+        """End the key's turn; it is handed out again if it was added meanwhile."""
+        self._in_progress.discard(key)
+        if key in self._dirty:
+            self.add(key, self._dirty.pop(key))
+
+    def retry(self, key: K, *, at_least: float = 0.0) -> float:
+        """Hand the key out again after its backoff; return that delay in seconds."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        delay = max(self._backoff.delay(self._failures[key]), at_least)
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: K) -> None:
+        """Start the key's backoff anew."""
+        self._failures.pop(key, None)
+
+    def shut_down(self) -> None:
+        """Hand nothing out any more; keys in progress end by themselves."""
+        self._closed = True
+        self._wake.set()
+
+    def statistics(self) -> Statistics:
+        """Return what is in the queue."""
+        ready = sum(len(keys) for keys in self._ready.values())
+        return Statistics(ready=ready, delayed=len(self._due), in_progress=len(self._in_progress))
+
+    def _put(self, key: K, priority: Priority) -> None:
+        if priority is Priority.RESYNC and key in self._ready[Priority.FRESH]:
+            return
+        self._ready[Priority.RESYNC].pop(key, None)
+        self._ready[priority].setdefault(key)
+
+    def _promote(self) -> None:
+        now = self._clock.monotonic()
+        for key in [key for key, due in self._due.items() if due <= now]:
+            if key not in self._in_progress:
+                del self._due[key]
+                self._put(key, Priority.FRESH)
+
+    async def _wait(self) -> None:
+        """Wait for an add, or for the earliest key that is due."""
+        waiting = [due for key, due in self._due.items() if key not in self._in_progress]
+        if not waiting:
+            await self._wake.wait()
+            return
+        async with asyncio.TaskGroup() as group:
+            timer = group.create_task(self._ring(min(waiting)), name="queue timer")
+            await self._wake.wait()
+            timer.cancel()
+
+    async def _ring(self, due: float) -> None:
+        await self._clock.sleep(max(due - self._clock.monotonic(), 0.0))
+        self._wake.set()
