@@ -25,6 +25,14 @@ class CredentialsRefusedError(TerminalError):
         super().__init__(message, reason="CredentialsRefused")
 
 
+class SecretMissingError(TerminalError):
+    """There is no such Secret."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        message = f"Secret {namespace}/{name} does not exist; create it or correct imageRepoSecret"
+        super().__init__(message, reason="SecretNotFound")
+
+
 def secret_of(target: Target | None, ref: ModuleRef, *, uid: str, generation: int) -> str:
     """Return the name of the Secret that a node may read for a Module.
 

@@ -24,7 +24,7 @@ from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving import messages, updates
 from kmm_cp.serving.connections import connection_of
-from kmm_cp.serving.credentials import CredentialsRefusedError
+from kmm_cp.serving.credentials import CredentialsRefusedError, SecretMissingError
 from kmm_cp.serving.identity import Identities, NodeIdentityError
 from kmm_cp.serving.messages import ProtocolVersionError
 from kmm_cp.serving.pace import Pace
@@ -276,6 +276,8 @@ def _status(error: KmmError) -> Status:
             return Status.INVALID_ARGUMENT
         case NodeIdentityError() | CredentialsRefusedError():
             return Status.PERMISSION_DENIED
+        case SecretMissingError():
+            return Status.NOT_FOUND
         case TransientError():
             return Status.UNAVAILABLE
         case _:
