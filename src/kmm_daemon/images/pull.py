@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_common.clock import Clock
+from kmm_common.oci.access import Access
 from kmm_common.oci.cancellation import Cancellation
 from kmm_common.oci.client import Client
 from kmm_common.oci.digest import digest_of, hex_of
@@ -17,7 +18,7 @@ from kmm_common.oci.reference import ImageReference
 from kmm_common.oci.selection import choose
 from kmm_daemon.images.download import Partial, download
 from kmm_daemon.images.limits import PullLimits
-from kmm_daemon.images.registry import Access, connect
+from kmm_daemon.images.registry import connect
 from kmm_daemon.images.room import Hold, Room
 from kmm_daemon.images.store import Store
 
@@ -74,6 +75,8 @@ class Pull:
         """Return the digest of what a reference stands for now; the bytes are kept."""
         with connect(reference, access, cancellation) as client:
             content = client.manifest(reference)
+        # A login page of a proxy has a digest too.
+        parse_manifest(content)
         self.store.keep_manifest(content)
         return digest_of(content)
 

@@ -12,13 +12,13 @@ from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.desired import DesiredModule, ModuleRef
 from kmm_common.errors import KmmError
+from kmm_common.oci.access import Access
 from kmm_common.oci.cancellation import Cancellation, run_in_thread
 from kmm_common.oci.credentials import RegistryCredential, credential_for
 from kmm_common.oci.errors import UnauthorizedError, UnreachableError
 from kmm_common.oci.reference import ImageReference
 from kmm_daemon.images.limits import PullLimits
 from kmm_daemon.images.pull import Pull, Workspace
-from kmm_daemon.images.registry import Access
 from kmm_daemon.images.room import Hold
 
 Result = TypeVar("Result")
