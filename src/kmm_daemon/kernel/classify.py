@@ -104,7 +104,7 @@ def in_use(row: KernelModule, users: Iterable[str] = ()) -> str:
     by = ", ".join((*holders, *users))
     if by:
         return f"{row.name} is in use by {by}: stop or unload that first"
-    return f"{row.name} is in use ({row.refcount} references, none of them visible in /proc)"
+    return f"{row.name} is in use (refcount {row.refcount}), by nothing that /proc shows"
 
 
 def ignored_parameters(kernel_log: Iterable[str]) -> tuple[str, ...]:
@@ -130,8 +130,9 @@ def _error(attempt: Attempt, cause: Cause) -> StepError:
 def _timed_out(attempt: Attempt) -> Cause | None:
     done = attempt.completed
     if done.stuck:
-        message = f"process {done.stuck.pid} does not end, not even by SIGKILL: it waits inside the"
-        return Cause(Reason.TIMED_OUT, f"{message} kernel; nothing is started again until it does")
+        message = f"{attempt.name or 'modprobe'}: process {done.stuck.pid} waits inside the kernel "
+        message += "and cannot be killed: nothing is started for this Module until it ends"
+        return Cause(Reason.TIMED_OUT, message)
     if done.timed_out:
         return Cause(Reason.TIMED_OUT, f"{attempt.name or 'modprobe'} took too long and was ended")
     return None

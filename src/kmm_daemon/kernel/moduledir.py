@@ -61,15 +61,19 @@ def find_directory(image: ReadyImage, dir_name: str, kernel: str) -> Path:
     raise _unusable(Reason.IMAGE_WITHOUT_KERNEL, message)
 
 
+def indexed(directory: Path) -> bool:
+    """Tell whether depmod has been here: modprobe itself reads only the binary index."""
+    return all((directory / name).is_file() for name in INDEX)
+
+
 def read_tree(directory: Path) -> ModuleTree:
     """Return the tree as modules.dep describes it, or the module files' own words without one.
 
     Raises StepError.
     """
-    try:
-        text = (directory / "modules.dep").read_text(errors="replace")
-    except FileNotFoundError:
+    if not indexed(directory):
         return _without_index(directory)
+    text = (directory / "modules.dep").read_text(errors="replace")
     softdep = directory / "modules.softdep"
     soft = softdep.read_text(errors="replace") if softdep.is_file() else ""
     return parse_dependencies(directory, text, soft)

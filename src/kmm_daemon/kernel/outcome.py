@@ -92,12 +92,11 @@ def _holders_first(names: list[str], rows: Rows) -> tuple[str, ...]:
     return tuple(ordered)
 
 
-def holding(names: Iterable[str], rows: Rows) -> KernelModule | None:
-    """Return the first module that cannot go with the others: something else uses it."""
-    group = set(names)
-    for name in names:
-        row = rows[name]
-        strangers = tuple(holder for holder in row.holders if holder not in group)
+def stays(names: Iterable[str], group: Iterable[str], rows: Rows) -> KernelModule | None:
+    """Return the first of the names that cannot go: something outside of the group uses it."""
+    leaving = set(group)
+    for row in (rows[name] for name in names if name in rows):
+        strangers = tuple(holder for holder in row.holders if holder not in leaving)
         if row.state != "Live" or strangers or row.refcount > len(row.holders):
             return row
     return None
@@ -152,11 +151,11 @@ def foreign_below(contents: Contents, rows: Rows) -> tuple[str, ...]:
     )
 
 
-def only_ours(asked: Iterable[str], tree: ModuleTree, gone: LoadedRecord, rows: Rows) -> bool:
-    """Tell whether `modprobe -r` would take along nothing that this Module has not brought."""
+def takes_only(asked: Iterable[str], tree: ModuleTree, allowed: frozenset[str], rows: Rows) -> bool:
+    """Tell whether `modprobe -r` would take nothing out of the kernel but what is allowed."""
     reached = {name for one in asked for name in (one, *tree.needs.get(one, ()))}
     reached |= {name for one in reached for name in tree.soft.get(one, ())}
-    return all(name in gone.kernel_modules for name in reached if name in rows)
+    return all(name in allowed for name in reached if name in rows)
 
 
 def removable(name: str, rows: Rows) -> bool:

@@ -13,7 +13,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_daemon.kernel import argv
 from kmm_daemon.kernel.argv import Place
-from kmm_daemon.kernel.moduledir import INDEX, find_directory
+from kmm_daemon.kernel.moduledir import find_directory, indexed
 from kmm_daemon.kernel.runner import Deadline, Runner, find_program
 from kmm_daemon.values import ReadyImage, StepError
 
@@ -69,7 +69,7 @@ class Workspaces:
         """Write the modules.dep that the image does not have. Raises StepError."""
         depmod = find_program("depmod")
         completed = await self._runner.run(argv.index(depmod, place), DEPMOD_DEADLINE)
-        if not completed.ok or not (module_directory(place) / INDEX[-1]).exists():
+        if not completed.ok or not indexed(module_directory(place)):
             why = completed.stderr.strip().rpartition("\n")[2] or "it did not end in time"
             message = f"the image has no modules.dep and depmod could not make one: {why}"
             failure = ModuleFailure(
@@ -84,7 +84,7 @@ def _link(source: Path, place: Place, module: DesiredModule) -> bool:
     shutil.rmtree(own, ignore_errors=True)
     target = module_directory(place)
     target.mkdir(parents=True)
-    complete = all((source / name).is_file() for name in INDEX)
+    complete = indexed(source)
     for entry in source.iterdir():
         if entry.name.startswith("modules.") and entry.is_file():
             if complete or entry.name in ("modules.order", "modules.builtin"):

@@ -1,0 +1,105 @@
+"""modprobe and rmmod with a deadline and an ear on the kernel log; never twice behind a stuck one."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from kmm_common.api.names import Reason
+from kmm_common.desired import ModuleFailure, ModuleRef
+from kmm_common.logs import log
+from kmm_daemon.kernel import argv, classify, kmsg, outcome, procfs, usage
+from kmm_daemon.kernel.classify import Attempt
+from kmm_daemon.kernel.kmsg import KernelLog
+from kmm_daemon.kernel.procfs import KernelReader
+from kmm_daemon.kernel.runner import Completed, Deadline, Runner, Running, find_program
+from kmm_daemon.values import StepError
+
+logger = logging.getLogger(__name__)
+
+
+class Commands:
+    """What the daemon has done to the kernel on behalf of Modules."""
+
+    def __init__(
+        self, *, reader: KernelReader, runner: Runner, deadline: Deadline, root: Path
+    ) -> None:
+        """Raises TerminalError where modprobe or rmmod is not installed."""
+        self.modprobe = find_program("modprobe")
+        self._rmmod = find_program("rmmod")
+        self._reader = reader
+        self._runner = runner
+        self._deadline = deadline
+        self._root = root
+        self._stuck: dict[ModuleRef, Running] = {}
+
+    async def run(self, ref: ModuleRef, command: list[str], names: Iterable[str]) -> Attempt:
+        """Run a program and listen to what the kernel says about modules of these names."""
+        self.refuse_while_stuck(ref)
+        with KernelLog.from_now(self._root / "dev/kmsg") as listening:
+            completed = await self._runner.run(command, self._deadline)
+            lines = kmsg.about(listening.records(), names)
+            readable = listening.readable
+        if completed.stuck:
+            self._stuck[ref] = completed.stuck
+        return Attempt(
+            name="",
+            completed=completed,
+            kernel_log=lines,
+            log_readable=readable,
+            kernel=(await self._reader.view()).kernel_version,
+            modules_disabled=await asyncio.to_thread(self._reader.files.modules_disabled),
+        )
+
+    def refuse_while_stuck(self, ref: ModuleRef) -> None:
+        """Raise StepError while a process for this Module does not end."""
+        running = self._stuck.get(ref)
+        if running is None:
+            return
+        if running.ended:
+            del self._stuck[ref]
+            return
+        completed = Completed(exit_code=None, timed_out=True, stuck=running)
+        raise classify.load_failure(Attempt(name=str(ref), completed=completed))
+
+    async def refuse_in_use(self, names: Iterable[str], group: Iterable[str]) -> None:
+        """Raise StepError, before anything is touched, for what could only be done in part."""
+        row = outcome.stays(names, group, await self._reader.modules())
+        if row:
+            users = await asyncio.to_thread(usage.users, row.name, self._root)
+            failure = ModuleFailure(reason=Reason.IN_USE, message=classify.in_use(row, users))
+            raise StepError(failure)
+
+    async def remove(self, ref: ModuleRef, name: str) -> None:
+        """Take one module out by name, nothing it stands on, and see it gone. Raises StepError."""
+        attempt = await self.run(ref, argv.remove(self._rmmod, name), (name,))
+        if name in await self._reader.modules():
+            raise await self.not_removed(attempt, name)
+
+    async def remove_unused(self, ref: ModuleRef, names: Iterable[str]) -> None:
+        """Take out what came along and nobody uses; where somebody is quicker, it stays.
+
+        Raises StepError only where a removal does not end.
+        """
+        for name in names:
+            if not outcome.removable(name, await self._reader.modules()):
+                continue
+            try:
+                await self.remove(ref, name)
+            except StepError as error:
+                why = error.failure.reason
+                log(logger, logging.WARNING, "module left", ref=str(ref), module=name, why=why)
+                if why == Reason.TIMED_OUT:
+                    raise
+
+    async def not_removed(self, attempt: Attempt, name: str) -> StepError:
+        """Return why a module is still there."""
+        attempt = replace(attempt, name=name)
+        text = await asyncio.to_thread(self._reader.files.modules_text)
+        if procfs.permanent(text, name):
+            message = f"{name} has no exit function: only a reboot takes it out of the kernel"
+            return StepError(ModuleFailure(reason=Reason.IN_USE, message=message))
+        row = procfs.parse_modules(text).get(name)
+        users = await asyncio.to_thread(usage.users, name, self._root) if row else ()
+        return classify.unload_failure(attempt, row, users)
