@@ -1,0 +1,189 @@
+"""NodeModulesState: one per node, what it should have (spec) and what it has (status).
+
+Plain dicts in, plain dicts out: this is on the control plane's hot path. The schema of the CRD is
+generated from the same dataclasses (kmm_common.api.crd).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kmm_common.api.codec import from_json, to_json
+from kmm_common.desired import (
+    DesiredModule,
+    ModuleFailure,
+    ModuleState,
+    ReportedModule,
+)
+
+UNOBSERVED = -1
+"""observedGeneration of a NodeModulesState whose daemon has said nothing yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStatus:
+    """The daemon that speaks for the node."""
+
+    connected: bool = False
+    """False once no replica of the control plane has served the node for a minute."""
+    pod_name: str = ""
+    version: str = ""
+    since: str = ""
+    """Last change of connected, RFC 3339."""
+    instance: str = ""
+    """Random per start of the daemon."""
+    sequence: int = 0
+    """Of the newest report of this instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleStatus:
+    """What the daemon said of one Module."""
+
+    namespace: str
+    name: str
+    uid: str
+    """metadata.uid of the Module."""
+    state: ModuleState
+    in_kernel: bool = False
+    """True while the Module's module is in the running kernel, whatever its configuration."""
+    image_digest: str = ""
+    """Of what is in the kernel; of what is being brought there while nothing is."""
+    config_hash: str = ""
+    """Of the same."""
+    attempts: int = 0
+    """Failed attempts since the last success or change."""
+    last_transition_time: str = ""
+    """Last change of state, RFC 3339, milliseconds."""
+    error: ModuleFailure | None = None
+    """Why it is not where it should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the printer columns show."""
+
+    desired: int = 0
+    loaded: int = 0
+    failed: int = 0
+    error: str = ""
+    """The first failure, as namespace/name: reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """status of a NodeModulesState."""
+
+    observed_generation: int = UNOBSERVED
+    """The newest generation whose steps are all done, or failed for good."""
+    boot_id: str = ""
+    """The boot that modules is about."""
+    kernel_version: str = ""
+    """uname -r."""
+    daemon: DaemonStatus = DaemonStatus()
+    modules: tuple[ReportedModule, ...] = ()
+    """Complete: a Module that is missing here has no module in the kernel of that boot."""
+
+
+def spec_to_json(modules: Iterable[DesiredModule]) -> dict[str, Any]:
+    """Return the spec for these modules, ordered by namespace and name."""
+    return {"modules": [to_json(each) for each in sorted(modules, key=lambda each: each.ref)]}
+
+
+def spec_from_json(spec: Mapping[str, Any] | None) -> tuple[DesiredModule, ...]:
+    """Return the modules of a spec. Raises KeyError, TypeError or ValueError."""
+    return tuple(from_json(DesiredModule, each) for each in (spec or {}).get("modules") or ())
+
+
+def status_to_json(status: NodeStatus, *, desired: int) -> dict[str, Any]:
+    """Return the whole status; `desired` is the number of modules in the spec it answers."""
+    return {
+        "observedGeneration": status.observed_generation,
+        "bootId": status.boot_id,
+        "kernelVersion": status.kernel_version,
+        "daemon": to_json(status.daemon),
+        "modules": [_module_to_json(each) for each in status.modules],
+        "summary": summary_to_json(status.modules, desired=desired),
+    }
+
+
+def summary_to_json(modules: Iterable[ReportedModule], *, desired: int) -> dict[str, Any]:
+    """Return status.summary: always all three counters, for the printer columns."""
+    counted = summary(modules, desired=desired)
+    numbers = {"desired": counted.desired, "loaded": counted.loaded, "failed": counted.failed}
+    return {**numbers, "error": counted.error} if counted.error else numbers
+
+
+def summary(modules: Iterable[ReportedModule], *, desired: int) -> Summary:
+    """Count what the printer columns show."""
+    modules = tuple(modules)
+    failed = [each for each in modules if each.state is ModuleState.FAILED]
+    errors = [f"{each.ref}: {each.error.reason}" for each in failed if each.error is not None]
+    return Summary(
+        desired=desired,
+        loaded=sum(each.state is ModuleState.LOADED for each in modules),
+        failed=len(failed),
+        error=errors[0] if errors else "",
+    )
+
+
+def status_from_json(status: Mapping[str, Any] | None) -> NodeStatus:
+    """Return a status; the default one where there is none. Raises KeyError or ValueError."""
+    status = status or {}
+    return NodeStatus(
+        observed_generation=status.get("observedGeneration", UNOBSERVED),
+        boot_id=status.get("bootId", ""),
+        kernel_version=status.get("kernelVersion", ""),
+        daemon=from_json(DaemonStatus, status.get("daemon") or {}),
+        modules=tuple(_module_from_json(each) for each in status.get("modules") or ()),
+    )
+
+
+def _module_to_json(module: ReportedModule) -> dict[str, Any]:
+    return to_json(
+        ModuleStatus(
+            namespace=module.namespace,
+            name=module.name,
+            uid=module.uid,
+            state=module.state,
+            in_kernel=module.in_kernel,
+            image_digest=module.image_digest,
+            config_hash=module.config_hash,
+            attempts=module.attempts,
+            last_transition_time=_moment(module.since_ms),
+            error=None if module.error is None else module.error.bounded(),
+        )
+    )
+
+
+def _module_from_json(content: Mapping[str, Any]) -> ReportedModule:
+    status = from_json(ModuleStatus, content)
+    return ReportedModule(
+        namespace=status.namespace,
+        name=status.name,
+        uid=status.uid,
+        state=status.state,
+        in_kernel=status.in_kernel,
+        image_digest=status.image_digest,
+        config_hash=status.config_hash,
+        attempts=status.attempts,
+        since_ms=_milliseconds(status.last_transition_time),
+        error=status.error,
+    )
+
+
+def without_times(modules: Iterable[ReportedModule]) -> tuple[ReportedModule, ...]:
+    """Return the modules as if nothing ever changed: for telling whether something did."""
+    return tuple(replace(each, since_ms=0) for each in modules)
+
+
+def _moment(milliseconds: int) -> str:
+    if not milliseconds:
+        return ""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _milliseconds(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000) if moment else 0
