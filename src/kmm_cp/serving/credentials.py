@@ -87,10 +87,7 @@ class PullCredentials:
             message = f"the API server did not return Secret {namespace}/{name} in time"
             raise TransientError(message) from error
         if data is None:
-            message = (
-                f"Secret {namespace}/{name} does not exist; create it or correct imageRepoSecret"
-            )
-            raise TransientError(message, reason="SecretNotFound")
+            raise SecretMissingError(namespace, name)
         return credentials_of_secret(f"{namespace}/{name}", data)
 
     def _forget(self) -> None:

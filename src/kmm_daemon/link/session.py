@@ -7,6 +7,7 @@ from typing import Any
 
 from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality
+from grpclib.exceptions import StreamTerminatedError
 
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
@@ -94,7 +95,12 @@ class Session:
             await self._send(report, pb.ReportMessage(state=messages.state_report(newest)))
 
     async def _end_of(self, report: ReportStream) -> None:
-        await report.recv_message()
+        try:
+            await report.recv_message()
+        except StreamTerminatedError:
+            # grpclib would look for the reason that was sent only on leaving the stream.
+            report._maybe_raise()
+            raise
         raise SessionEndedError("the control plane ended the Report")
 
     async def _next(self, watch: WatchStream) -> pb.Update:
