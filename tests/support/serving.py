@@ -113,7 +113,15 @@ class SecretsOf:
 class Serving:
     """One replica; `world` is what it sees."""
 
-    def __init__(self, certificates: Certificates, *, clock: Clock, limits: Limits | None) -> None:
+    def __init__(
+        self,
+        certificates: Certificates,
+        *,
+        clock: Clock,
+        limits: Limits | None,
+        send_seconds: float,
+        keepalive: float,
+    ) -> None:
         self.world = World()
         self.ready = True
         self.clock = clock
@@ -134,6 +142,7 @@ class Serving:
             observer=self.world,
             clock=clock,
             turns=Turns(),
+            send_seconds=send_seconds,
         )
         secrets = SecretsOf(self.world)
         self.service = NodeLink(
@@ -146,15 +155,14 @@ class Serving:
             clock=clock,
             limits=limits,
         )
-        self.listener = self._listener("127.0.0.1:0")
-
-    def _listener(self, address: str) -> Listener:
-        return Listener(
-            address,
+        self.listener = Listener(
+            "127.0.0.1:0",
             service=self.service,
             sessions=self.sessions,
             server_tls=self.tls,
-            clock=self.clock,
+            clock=clock,
+            keepalive=keepalive,
+            keepalive_timeout=keepalive,
         )
 
     @property
@@ -178,21 +186,27 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, *, clock: Clock | None = None, limits: Limits | None = None
+    directory: Path,
+    *,
+    clock: Clock | None = None,
+    limits: Limits | None = None,
+    send_seconds: float = 10.0,
+    keepalive: float = 30.0,
 ) -> AsyncIterator[Serving]:
     """Serve until the end of the block."""
-    replica = Serving(Certificates(directory), clock=clock or SystemClock(), limits=limits)
+    replica = Serving(
+        Certificates(directory),
+        clock=clock or SystemClock(),
+        limits=limits,
+        send_seconds=send_seconds,
+        keepalive=keepalive,
+    )
     await replica.listener.start()
     try:
         yield replica
     finally:
         await replica.listener.drain(0)
-        await closed(replica.port)
-
-
-async def closed(port: int) -> None:
-    """Let transports that are closing finish."""
-    await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -16,6 +16,8 @@ WINDOW_BYTES = 256 * 2**10
 """What a peer may send ahead of what was read."""
 WRITE_BUFFER_BYTES = 64 * 2**10
 """What is buffered for a peer that reads slowly before sending waits."""
+FRAME_BYTES = 9 + 2**14
+"""A header and the largest frame that HTTP/2 allows unless told otherwise."""
 CONCURRENT_STREAMS = 8
 """A daemon needs three: Watch, Report and PullCredentials."""
 
@@ -52,6 +54,12 @@ class BoundedProtocol(H2Protocol):
             }
             self.connection._connection.update_settings(limits)
             self.connection.flush()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # h2 refuses a larger frame only once it has all of it, which may be 16 MiB.
+        if len(self.connection._connection.incoming_buffer._data) > FRAME_BYTES:
+            self.processor.close("frame too large")
 
 
 class _Events(EventsProcessor):

@@ -25,8 +25,6 @@ from kmm_cp.serving.values import Target
 
 logger = logging.getLogger(__name__)
 
-SEND_SECONDS = 10.0
-"""A daemon that does not take an update for so long loses its session."""
 READ_SECONDS = 10.0
 
 
@@ -58,6 +56,8 @@ class Sender:
     observer: Observer
     clock: Clock
     turns: Turns
+    send_seconds: float = 10.0
+    """A daemon that does not take an update for so long loses its session."""
     backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0, 1.0))
 
     async def run(self, session: Session, stream: Stream[Any, Any]) -> None:
@@ -139,10 +139,10 @@ class Sender:
     ) -> None:
         message: Pre = self.fragments.encode(target, push, session_id=session.id)
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(self.send_seconds):
                 await stream.send_message(message)
         except TimeoutError:
-            session.end(Status.DEADLINE_EXCEEDED, f"no update taken for {SEND_SECONDS:.0f} s")
+            session.end(Status.DEADLINE_EXCEEDED, f"no update taken for {self.send_seconds:.0f} s")
             abandon(stream)
             return
         fields = {"node": session.node, "session": session.id, "uid": target.uid}

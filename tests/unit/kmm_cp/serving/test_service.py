@@ -262,18 +262,21 @@ async def test_snapshot_that_the_daemon_refuses_is_not_sent_again_until_somethin
 
 async def test_newest_session_of_a_node_wins(replica: Serving) -> None:
     files = replica.node("a", target(1, ONE))
-    async with dialled(replica.port, files) as old, dialled(replica.port, files) as new:
-        async with watch(new) as winner:
-            with pytest.raises(GRPCError) as caught:
-                async with watch(old) as loser:
-                    await loser.send_message(request(instance="old"), end=True)
-                    await next_update(loser)
-                    await winner.send_message(request(instance="new"), end=True)
-                    await next_update(winner)
-                    await next_update(loser)
-            assert caught.value.status is Status.ABORTED
-            assert [one.greeting.instance for one in replica.sessions.all()] == ["new"]
-            await winner.cancel()
+    async with (
+        dialled(replica.port, files) as old,
+        dialled(replica.port, files) as new,
+        watch(new) as winner,
+    ):
+        with pytest.raises(GRPCError) as caught:
+            async with watch(old) as loser:
+                await loser.send_message(request(instance="old"), end=True)
+                await next_update(loser)
+                await winner.send_message(request(instance="new"), end=True)
+                await next_update(winner)
+                await next_update(loser)
+        assert caught.value.status is Status.ABORTED
+        assert [one.greeting.instance for one in replica.sessions.all()] == ["new"]
+        await winner.cancel()
 
 
 async def test_session_that_lost_the_claim_is_closed_before_anything_is_pushed(

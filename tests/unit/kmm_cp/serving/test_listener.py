@@ -1,0 +1,307 @@
+import asyncio
+import logging
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from kmm_common.tls import client_context
+from kmm_common.wire.gen.kmm import v1 as pb
+from kmm_cp.serving.listener import IDLE_SECONDS
+from kmm_cp.serving.service import Limits
+from support.certificates import pod_of
+from support.desired import desired
+from support.serving import (
+    DEADLINE,
+    Serving,
+    dialled,
+    facts,
+    next_update,
+    report,
+    request,
+    serving,
+    target,
+    until,
+    watch,
+)
+from support.virtualclock import VirtualClock, rest
+
+ONE, TWO = desired("one"), desired("two")
+
+
+@asynccontextmanager
+async def undisturbed(replica: Serving) -> AsyncIterator[None]:
+    """Check that a session that was there before gets what comes after."""
+    files = replica.node("honest", target(1, ONE))
+    async with dialled(replica.port, files) as channel, watch(channel) as stream:
+        await stream.send_message(request(), end=True)
+        await next_update(stream)
+        yield
+        replica.publish("honest", target(2, ONE, TWO))
+        assert (await next_update(stream)).generation == 2
+        await stream.cancel()
+
+
+@asynccontextmanager
+async def raw(
+    port: int, context: ssl.SSLContext | None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None
+    )
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Wait until the server has closed the connection."""
+    async with asyncio.timeout(DEADLINE):
+        try:
+            while await reader.read(65536):
+                pass
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5000, b"\x16\x03\x01"])
+async def test_garbage_before_tls_disturbs_nobody(replica: Serving, content: bytes) -> None:
+    async with undisturbed(replica), raw(replica.port, None) as (reader, writer):
+        writer.write(content)
+        writer.write_eof()
+        await ended(reader)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 2**16,
+        # A SETTINGS frame, then HEADERS whose block is no HPACK.
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x03\x01\x04\x00\x00\x00\x01\xff\xff\xff",
+    ],
+    ids=["http1", "frame", "hpack"],
+)
+async def test_garbage_inside_tls_disturbs_nobody(replica: Serving, content: bytes) -> None:
+    context = client_context(replica.node("rogue"))
+    async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
+        writer.write(content)
+        await ended(reader)
+
+
+async def test_unknown_frame_is_ignored(replica: Serving) -> None:
+    files = replica.node("a", target(1, ONE))
+    async with dialled(replica.port, files) as channel, watch(channel) as stream:
+        await channel.connect()
+        assert channel._protocol is not None
+        channel._protocol.connection._transport.write(b"\x00\x00\x01\xee\x00\x00\x00\x00\x00x")
+        await stream.send_message(request(), end=True)
+        assert (await next_update(stream)).generation == 1
+        await stream.cancel()
+
+
+async def test_length_of_one_gib_is_refused_before_anything_is_kept(replica: Serving) -> None:
+    files = replica.node("rogue", target(1, ONE))
+    async with undisturbed(replica), dialled(replica.port, files) as channel:
+        with pytest.raises(GRPCError) as caught:
+            async with asyncio.timeout(DEADLINE), watch(channel) as stream:
+                await stream.send_request()
+                await stream._stream.send_data(b"\x00" + struct.pack(">I", 2**30) + b"x" * 5000)
+                await stream.recv_message()
+        assert caught.value.status is Status.RESOURCE_EXHAUSTED
+        async with watch(channel) as stream:
+            await stream.send_message(request(), end=True)
+            assert (await next_update(stream)).generation == 1
+            await stream.cancel()
+
+
+async def test_client_without_certificate_is_refused(replica: Serving) -> None:
+    context = ssl.create_default_context(cafile=str(replica.certificates.server().ca))
+    context.set_alpn_protocols(["h2"])
+    async with undisturbed(replica), raw(replica.port, context) as (reader, _):
+        await ended(reader)
+
+
+async def test_broken_report_ends_only_its_own_session(replica: Serving) -> None:
+    files = replica.node("rogue", target(1, ONE))
+    async with (
+        undisturbed(replica),
+        dialled(replica.port, files) as channel,
+        watch(channel) as stream,
+    ):
+        await stream.send_message(request(), end=True)
+        session_id = (await next_update(stream)).session_id
+        with pytest.raises(GRPCError) as caught:
+            async with asyncio.timeout(DEADLINE), report(channel) as reports:
+                hello = pb.ReportHello(session_id=session_id)
+                await reports.send_message(pb.ReportMessage(hello=hello))
+                await reports._stream.send_data(b"\x00\x00\x00\x00\x02\x0b\x0b")
+                await reports.recv_message()
+        assert caught.value.status is Status.INVALID_ARGUMENT
+        await stream.cancel()
+
+
+async def test_slow_daemon_loses_its_session_and_costs_nobody_else(tmp_path: Path) -> None:
+    async with serving(tmp_path, send_seconds=0.3) as replica:
+        files = replica.node("slow", target(1, ONE))
+        async with undisturbed(replica), dialled(replica.port, files) as channel:
+            with pytest.raises(StreamTerminatedError):
+                async with watch(channel) as stream:
+                    await stream.send_message(request(), end=True)
+                    await next_update(stream)
+                    assert channel._protocol is not None
+                    transport = channel._protocol.connection._transport
+                    transport.pause_reading()
+                    for generation in range(2, 20):
+                        big = desired("one", parameters=(str(generation) * 10**6,))
+                        replica.publish("slow", target(generation, big))
+                        await asyncio.sleep(0)
+                    await until(lambda: "slow" not in replica.sessions.nodes())
+                    transport.resume_reading()
+                    async with asyncio.timeout(DEADLINE):
+                        while await stream.recv_message():
+                            pass
+
+
+async def test_peer_that_answers_no_ping_loses_its_session(tmp_path: Path) -> None:
+    async with serving(tmp_path, keepalive=0.2) as replica:
+        files = replica.node("dead", target(1, ONE))
+        async with dialled(replica.port, files) as channel:
+            with pytest.raises(StreamTerminatedError):
+                async with watch(channel) as stream:
+                    await stream.send_message(request(), end=True)
+                    await next_update(stream)
+                    assert channel._protocol is not None
+                    transport = channel._protocol.connection._transport
+                    await asyncio.sleep(1.0)
+                    assert "dead" in replica.sessions.nodes(), "pings are answered"
+                    transport.pause_reading()
+                    await until(lambda: "dead" not in replica.sessions.nodes())
+                    transport.resume_reading()
+                    async with asyncio.timeout(DEADLINE):
+                        await stream.recv_message()
+
+
+async def test_drain_ends_sessions_with_a_reason_and_closes_the_port(tmp_path: Path) -> None:
+    async with serving(tmp_path) as replica:
+        files = replica.node("a", target(1, ONE))
+        async with dialled(replica.port, files) as channel:
+            with pytest.raises(GRPCError) as caught:
+                async with watch(channel) as stream:
+                    await stream.send_message(request(), end=True)
+                    await next_update(stream)
+                    await replica.listener.drain(0)
+                    await stream.recv_message()
+            assert caught.value.status is Status.UNAVAILABLE
+            assert "going away" in (caught.value.message or "")
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", replica.port)
+
+
+async def test_old_session_is_ended_so_that_daemons_spread_again(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    limits = Limits(age=3600.0, age_jitter=0.0)
+    async with serving(tmp_path, clock=clock, limits=limits) as replica:
+        error = await ended_after(replica, clock, 3599.0, 1.0)
+        assert (error.status, error.message) == (
+            Status.UNAVAILABLE,
+            "the session is old; connect again",
+        )
+
+
+async def test_session_ends_when_its_pod_goes(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    async with serving(tmp_path, clock=clock) as replica:
+        replica.node("a", target(1, ONE))
+        error = await ended_after(replica, clock, 29.0, 1.0, pod_deleted=True)
+        assert error.status is Status.PERMISSION_DENIED
+
+
+async def test_session_ends_when_its_certificate_expires(tmp_path: Path) -> None:
+    # The authority's certificates last 30 days from now; the virtual clock is set after that.
+    clock = VirtualClock()
+    await clock.advance(5 * 365 * 86400.0)
+    async with serving(tmp_path, clock=clock) as replica:
+        error = await ended_after(replica, clock)
+        assert (error.status, "expired" in (error.message or "")) == (
+            Status.PERMISSION_DENIED,
+            True,
+        )
+
+
+async def ended_after(
+    replica: Serving, clock: VirtualClock, *waits: float, pod_deleted: bool = False
+) -> GRPCError:
+    """Return how a session ends; it must live until the last of the waits."""
+    files = replica.node("a", target(1, ONE))
+    async with dialled(replica.port, files) as channel:
+        with pytest.raises(GRPCError) as caught:
+            async with asyncio.timeout(DEADLINE), watch(channel) as stream:
+                await stream.send_message(request(), end=True)
+                if waits:
+                    await next_update(stream)
+                if pod_deleted:
+                    replica.world.pods[pod_of("a").name] = facts("a", deleting=True)
+                for seconds in waits:
+                    assert "a" in replica.sessions.nodes()
+                    await clock.advance(seconds)
+                while await stream.recv_message():
+                    pass
+                await stream.recv_trailing_metadata()
+    return caught.value
+
+
+async def test_idle_connection_is_closed_and_one_with_a_session_is_not(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    async with serving(tmp_path, clock=clock) as replica, asyncio.TaskGroup() as tasks:
+        run = tasks.create_task(replica.listener.run())
+        context = client_context(replica.node("idle"))
+        async with undisturbed(replica), raw(replica.port, context) as (reader, _):
+            await reader.read(1)
+            await clock.advance(IDLE_SECONDS)
+            assert not reader.at_eof()
+            await clock.advance(IDLE_SECONDS)
+            await ended(reader)
+        run.cancel()
+
+
+async def test_flood_of_reports_is_read_at_a_bounded_pace(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    limits = Limits(reports_per_second=2.0, reports_burst=5.0)
+    async with serving(tmp_path, clock=clock, limits=limits) as replica:
+        files = replica.node("a", target(1, ONE))
+        async with dialled(replica.port, files) as channel, watch(channel) as stream:
+            await stream.send_message(request(), end=True)
+            session_id = (await next_update(stream)).session_id
+            async with report(channel) as reports:
+                hello = pb.ReportHello(session_id=session_id)
+                await reports.send_message(pb.ReportMessage(hello=hello))
+                for sequence in range(1, 21):
+                    state = pb.StateReport(sequence=sequence)
+                    await reports.send_message(pb.ReportMessage(state=state))
+                await until(lambda: len(replica.world.reports) >= 7)
+                await rest()
+                assert len(replica.world.reports) == 7, "the greeting's, the burst and one more"
+                await clock.advance(1.0)
+                assert len(replica.world.reports) == 9
+                await reports.cancel()
+            await stream.cancel()
+
+
+async def test_rogue_peers_leave_one_line_each_in_the_log(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    context = client_context(replica.node("rogue"))
+    async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
+        writer.write(b"garbage" * 100)
+        await ended(reader)
+    assert len(caplog.records) <= 1
