@@ -15,6 +15,8 @@ LABEL_DOMAIN = "kmm.node.kubernetes.io"
 BETA_LABEL_DOMAIN = "beta.kmm.node.kubernetes.io"
 CONTAINS_MODULES_LABEL = "kmm.node.k8s.io/contains-modules"
 MODULE_FINALIZER = f"{LABEL_DOMAIN}/module-finalizer"
+TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
+"""On a Module: how many nodes, or which share (10%), may fail before it is Stalled."""
 
 LABEL_NAME_LENGTH = 63
 """Kubernetes' limit for the part of a label key behind the slash."""
@@ -76,7 +78,8 @@ class Event(StrEnum):
 class Reason(StrEnum):
     """Why a Module is not Loaded on a node, or a Module is not Ready.
 
-    The first group is the daemon's, the second the control plane's.
+    The first group is the daemon's, the second the control plane's; the third says why a node
+    is not planned to have a Module.
     """
 
     KERNEL_MISMATCH = "KernelMismatch"
@@ -119,3 +122,12 @@ class Reason(StrEnum):
     FEATURE_NOT_AVAILABLE = "FeatureNotAvailable"
     WAITING_FOR_UNLOAD = "WaitingForUnload"
     TOLERATED_FAILURES = "ToleratedFailures"
+
+    DELETING = "Deleting"
+    NO_MODULE_LOADER = "NoModuleLoader"
+    SELECTOR_MISMATCH = "SelectorMismatch"
+    CORDONED = "Cordoned"
+    UNTOLERATED_TAINT = "UntoleratedTaint"
+    VERSION_NOT_ORDERED = "VersionNotOrdered"
+    VERSION_HELD = "VersionHeld"
+    IMAGE_PENDING = "ImagePending"

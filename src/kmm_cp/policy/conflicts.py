@@ -1,0 +1,39 @@
+"""Two Modules for one kernel module of a node: which one has it."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from kmm_common.desired import DesiredModule, ModuleRef
+
+
+def kernel_module(entry: DesiredModule) -> str:
+    """Return the name of an entry's module as the kernel spells it; empty with rawArgs."""
+    return entry.modprobe.module_name.replace("-", "_")
+
+
+def with_conflicts(
+    entries: Iterable[DesiredModule],
+    created: Mapping[ModuleRef, datetime],
+    in_kernel: Collection[ModuleRef],
+) -> tuple[DesiredModule, ...]:
+    """Return the entries, ordered, with conflicts_with set in those that have to stand back.
+
+    The Module whose module is in the kernel wins, else the oldest by creation, namespace, name.
+    Only moduleName counts: what modulesLoadingOrder names besides it may be shared.
+    """
+
+    def rank(entry: DesiredModule) -> tuple[bool, datetime, ModuleRef]:
+        return entry.ref not in in_kernel, created[entry.ref], entry.ref
+
+    winners: dict[str, ModuleRef] = {}
+    ordered = sorted(entries, key=lambda entry: entry.ref)
+    for entry in sorted(ordered, key=rank):
+        if name := kernel_module(entry):
+            winners.setdefault(name, entry.ref)
+    return tuple(_settled(entry, winners) for entry in ordered)
+
+
+def _settled(entry: DesiredModule, winners: Mapping[str, ModuleRef]) -> DesiredModule:
+    winner = winners.get(kernel_module(entry), entry.ref)
+    return replace(entry, conflicts_with="" if winner == entry.ref else str(winner))

@@ -1,0 +1,136 @@
+"""The whole desired state of one node."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kmm_common.api.module import Module
+from kmm_common.api.names import Reason
+from kmm_common.desired import DesiredModule, ModuleRef
+from kmm_common.errors import TerminalError
+from kmm_cp.policy.conflicts import with_conflicts
+from kmm_cp.policy.digests import Digests, Pending, pinned_digest
+from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility, on_node
+from kmm_cp.policy.entry import entry_for, with_digest
+from kmm_cp.policy.truth import Truth, truth_of
+from kmm_cp.policy.values import Node, NodeState
+
+_UNBORN = datetime.max.replace(tzinfo=UTC)
+"""Creation of a Module that is in no cluster: `kmm plan` of a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplanned:
+    """A Module that a node does not get as its spec says."""
+
+    ref: ModuleRef
+    reason: str
+    """One of kmm_common.api.names.Reason."""
+    message: str
+    kept: bool = False
+    """The node keeps the entry that it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """What a node should have."""
+
+    modules: tuple[DesiredModule, ...] | None
+    """The whole spec.modules, ordered; None: too little is known, write nothing."""
+    unplanned: tuple[Unplanned, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until the plan changes by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decision:
+    module: Module
+    entry: DesiredModule | None = None
+    unplanned: Unplanned | None = None
+    undecided: bool = False
+    """The entry cannot be made now, and leaving it out would unload."""
+    until: datetime | None = None
+
+
+def plan_node(
+    node: Node,
+    modules: Iterable[Module],
+    state: NodeState | None,
+    digests: Digests,
+    now: datetime,
+) -> NodePlan:
+    """Plan a node from all Modules there are; `node` has its taints timed.
+
+    A Module of which nothing new can be said (registry asked, template invalid, other version
+    ordered) keeps the entry that it has. Without a NodeModulesState there is none to keep: if
+    such a Module may be on the node, nothing is planned, since a first spec without it unloads.
+    """
+    if not node.kernel_version:
+        return NodePlan(modules=None)
+    ordered = sorted(modules, key=lambda module: module.ref)
+    decisions = [_decision(module, node, state, digests, now) for module in ordered]
+    undecided = state is None and any(decision.undecided for decision in decisions)
+    ends = [decision.until for decision in decisions if decision.until]
+    return NodePlan(
+        modules=None if undecided else _entries(decisions, node, state),
+        unplanned=tuple(each.unplanned for each in decisions if each.unplanned),
+        requeue_after=(min(ends) - now).total_seconds() if ends else None,
+    )
+
+
+def _entries(
+    decisions: Sequence[_Decision], node: Node, state: NodeState | None
+) -> tuple[DesiredModule, ...]:
+    created = {d.module.ref: d.module.metadata.creation_timestamp or _UNBORN for d in decisions}
+    entries = (decision.entry for decision in decisions if decision.entry)
+    return with_conflicts(entries, created, _in_kernel(node, state))
+
+
+def _in_kernel(node: Node, state: NodeState | None) -> frozenset[ModuleRef]:
+    """Return the Modules whose module is in the kernel of the running boot."""
+    if state is None or truth_of(node, state, live=state.daemon.connected) is not Truth.CURRENT:
+        return frozenset()
+    return frozenset(report.ref for report in state.status.modules if report.in_kernel)
+
+
+def _decision(
+    module: Module, node: Node, state: NodeState | None, digests: Digests, now: datetime
+) -> _Decision:
+    match eligibility(module, node, state, now):
+        case NotEligible() as verdict:
+            unplanned = Unplanned(ref=module.ref, reason=verdict.reason, message=verdict.message)
+            return _Decision(module=module, unplanned=unplanned)
+        case Held() as verdict:
+            return _kept(module, node, state, verdict)
+        case Eligible() as verdict:
+            return _wanted(module, node, state, digests, verdict)
+
+
+def _wanted(
+    module: Module, node: Node, state: NodeState | None, digests: Digests, verdict: Eligible
+) -> _Decision:
+    try:
+        entry = entry_for(module, verdict.match, node.kernel_version)
+    except TerminalError as error:
+        held = Held(reason=Reason(error.reason), message=str(error), until=verdict.until)
+        return _kept(module, node, state, held)
+    digest = pinned_digest(entry, state, digests)
+    if isinstance(digest, Pending):
+        message = f"the registry was asked for {entry.image} and has not answered yet"
+        held = Held(reason=Reason.IMAGE_PENDING, message=message, until=verdict.until)
+        return _kept(module, node, state, held)
+    return _Decision(module=module, entry=with_digest(entry, digest), until=verdict.until)
+
+
+def _kept(module: Module, node: Node, state: NodeState | None, held: Held) -> _Decision:
+    entry = state.entry(module.ref) if state else None
+    unplanned = Unplanned(
+        ref=module.ref, reason=held.reason, message=held.message, kept=entry is not None
+    )
+    return _Decision(
+        module=module,
+        entry=entry,
+        unplanned=unplanned,
+        undecided=held.reason is Reason.IMAGE_PENDING or on_node(module.ref, node, state),
+        until=held.until,
+    )
