@@ -17,7 +17,8 @@ from kmm_common.desired import ModuleRef
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
-KernelModuleName = Annotated[str, Field(max_length=64)]
+# A leading dash would be an option of modprobe.
+KernelModuleName = Annotated[str, Field(max_length=64, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
 Argument = Annotated[str, Field(max_length=1024)]
 Arguments = Annotated[tuple[Argument, ...], Field(max_length=64)]
 ImageName = Annotated[str, Field(max_length=1024)]
@@ -147,7 +148,7 @@ class ModuleLoaderContainer(ApiModel):
     """How images are built, for mappings that do not say."""
     sign: Sign | None = None
     """How modules are signed, for mappings that do not say."""
-    registry_tls: Annotated[RegistryTls, Field(alias="registryTLS")] = RegistryTls()
+    registry_tls: Annotated[RegistryTls | None, Field(alias="registryTLS")] = None
     """How the registry is spoken to, for mappings that do not say."""
     in_tree_module_to_remove: KernelModuleName = ""
     """Deprecated: one element of inTreeModulesToRemove."""
