@@ -34,6 +34,7 @@ CHOICES = {
     ),
     "an older one": ("armv6l", ["linux/arm/v7", "linux/arm/v5"], "linux/arm/v5"),
     "the first of equals": ("s390x", ["linux/s390x", "linux/s390x/z"], "linux/s390x"),
+    "a variant that is no number": ("x86_64", ["linux/amd64/v\u0661"], "linux/amd64/v\u0661"),
     "a machine we do not know": ("riscv64", ["linux/riscv64"], "linux/riscv64"),
 }
 
@@ -43,12 +44,7 @@ def test_the_image_that_suits_best_is_chosen(machine, offers, chosen):
     assert choose(index_of(*offers), platform_of_machine(machine)).digest == chosen
 
 
-@pytest.mark.parametrize(
-    "offers", [[], ["linux/arm64"], ["linux/amd64/v2"], ["linux/amd64/v\u0661"]]
-)
+@pytest.mark.parametrize("offers", [[], ["linux/arm64"], ["linux/amd64/v2"]])
 def test_platforms_are_listed_when_none_suits(offers):
-    if offers and offers[0].endswith("\u0661"):
-        assert choose(index_of(*offers), platform_of_machine("x86_64")).digest == offers[0]
-        return
     with pytest.raises(InvalidImageError, match=f"only for: {offers[0] if offers else 'none'}"):
         choose(index_of(*offers), platform_of_machine("x86_64"))

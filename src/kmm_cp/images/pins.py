@@ -1,0 +1,199 @@
+"""Which digest each Module's image stands for: asked once, kept, and told when it changes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from kmm_common.api.names import Reason
+from kmm_common.backoff import Backoff
+from kmm_common.clock import Clock
+from kmm_common.desired import DesiredModule, RegistryTLS
+from kmm_common.errors import KmmError
+from kmm_common.logs import log
+from kmm_common.oci.credentials import RegistryCredential, credentials_of_secret
+from kmm_common.oci.errors import UnauthorizedError
+from kmm_common.oci.flights import Flights
+from kmm_cp.policy.digests import (
+    ImageKey,
+    Pending,
+    Pinned,
+    Resolution,
+    Unresolved,
+    image_key,
+)
+
+_logger = logging.getLogger(__name__)
+
+ROWS = 10_000
+PARALLEL = 8
+_SECRET_SECONDS = 10.0
+
+
+class Resolver(Protocol):
+    """Who asks registries."""
+
+    async def resolve(
+        self, image: str, *, tls: RegistryTLS, credentials: Sequence[RegistryCredential] = ...
+    ) -> str:
+        """Return the digest an image stands for. Raises KmmError."""
+        ...
+
+
+class Secrets(Protocol):
+    """Who reads Secrets."""
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """Return a Secret's decoded data, None if there is none. Raises KmmError."""
+        ...
+
+
+@dataclass(slots=True)
+class _Row:
+    entry: DesiredModule | None
+    """None for a digest that was adopted."""
+    resolution: Resolution
+    asked: bool = True
+    """Since the last look-up; a row that nobody asks for is not looked up again."""
+
+
+class Pins:
+    """The policy's `Digests`: answers at once, looks up in run()."""
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        secrets: Secrets,
+        clock: Clock,
+        on_change: Callable[[ImageKey], None],
+        backoff: Backoff | None = None,
+        rows: int = ROWS,
+    ) -> None:
+        """`on_change` is called after each look-up: who plans with the image plans again.
+
+        A look-up that failed is repeated for as long as somebody does.
+        """
+        self._resolver = resolver
+        self._secrets = secrets
+        self._clock = clock
+        self._on_change = on_change
+        self._backoff = backoff or Backoff(base=10.0, cap=300.0)
+        self._limit = rows
+        self._rows: dict[ImageKey, _Row] = {}
+        self._fresh: asyncio.Queue[ImageKey] = asyncio.Queue()
+        self._flights: Flights[object, str] = Flights("resolve")
+        self._gate = asyncio.Semaphore(PARALLEL)
+
+    def __call__(self, entry: DesiredModule) -> Resolution:
+        """Return what is known of an entry's image; Pending until the registry has answered."""
+        key = image_key(entry)
+        row = self._rows.pop(key, None)
+        if row is None:
+            row = _Row(entry=entry, resolution=Pending())
+            self._fresh.put_nowait(key)
+        row.asked = True
+        self._keep(key, row)
+        return row.resolution
+
+    def adopt(self, known: Mapping[ImageKey, str]) -> None:
+        """Pin what images already stand for on nodes, where no registry has answered."""
+        for key, digest in known.items():
+            row = self._rows.get(key)
+            if row is None:
+                self._keep(key, _Row(entry=None, resolution=Pinned(digest)))
+            elif not isinstance(row.resolution, Pinned):
+                row.resolution = Pinned(digest)
+                self._on_change(key)
+
+    async def run(self) -> None:
+        """Carry out look-ups until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                key = await self._fresh.get()
+                group.create_task(self._settle(key), name=f"resolve {key.image}")
+
+    def _keep(self, key: ImageKey, row: _Row) -> None:
+        """Store a row as the one asked for last; the one not asked for the longest may go."""
+        self._rows[key] = row
+        if len(self._rows) > self._limit:
+            del self._rows[next(iter(self._rows))]
+
+    async def _settle(self, key: ImageKey) -> None:
+        """Look up until there is a digest, or until nobody asks."""
+        attempt = 0
+        while (entry := self._wanted(key)) is not None:
+            attempt += 1
+            self._rows[key].asked = False
+            await self._settle_once(key, entry)
+            if isinstance(self._resolution(key), Unresolved):
+                await self._clock.sleep(self._backoff.delay(attempt))
+        if not isinstance(self._resolution(key), Pinned):
+            self._rows.pop(key, None)
+
+    async def _settle_once(self, key: ImageKey, entry: DesiredModule) -> None:
+        found = await self._look_up(entry)
+        row = self._rows.get(key)
+        if row is None or isinstance(row.resolution, Pinned):
+            return
+        if row.resolution != found:
+            _log_found(entry, found)
+        row.resolution = found
+        self._on_change(key)
+
+    def _wanted(self, key: ImageKey) -> DesiredModule | None:
+        row = self._rows.get(key)
+        if row is None or not row.asked or isinstance(row.resolution, Pinned):
+            return None
+        return row.entry
+
+    def _resolution(self, key: ImageKey) -> Resolution | None:
+        row = self._rows.get(key)
+        return row.resolution if row else None
+
+    async def _look_up(self, entry: DesiredModule) -> Resolution:
+        secret = (entry.namespace, entry.pull_secret) if entry.pull_secret else None
+        key = (entry.image, entry.registry_tls, secret)
+        try:
+            return Pinned(await self._flights.join(key, partial(self._ask, entry)))
+        except KmmError as error:
+            message = f"image {entry.image}: {error}"
+            return Unresolved(reason=_reason(error), message=message)
+
+    async def _ask(self, entry: DesiredModule) -> str:
+        async with self._gate:
+            credentials = await self._credentials(entry)
+            return await self._resolver.resolve(
+                entry.image, tls=entry.registry_tls, credentials=credentials
+            )
+
+    async def _credentials(self, entry: DesiredModule) -> Sequence[RegistryCredential]:
+        if not entry.pull_secret:
+            return ()
+        name = f"{entry.namespace}/{entry.pull_secret}"
+        try:
+            async with asyncio.timeout(_SECRET_SECONDS):
+                data = await self._secrets.read(entry.namespace, entry.pull_secret)
+        except TimeoutError as error:
+            raise UnauthorizedError(f"Secret {name} cannot be read in time") from error
+        if data is None:
+            raise UnauthorizedError(
+                f"there is no Secret {name}; make it or correct imageRepoSecret"
+            )
+        return credentials_of_secret(name, data)
+
+
+def _reason(error: KmmError) -> str:
+    known = error.reason in Reason.__members__.values()
+    return error.reason if known else Reason.IMAGE_PULL_FAILED
+
+
+def _log_found(entry: DesiredModule, found: Resolution) -> None:
+    tell = partial(log, _logger, ref=str(entry.ref), image=entry.image)
+    match found:
+        case Pinned(digest=digest):
+            tell(logging.INFO, "image resolved", kernel=entry.kernel_version, digest=digest)
+        case Unresolved(reason=reason, message=message):
+            tell(logging.WARNING, "image not resolved", reason=reason, error=message)
