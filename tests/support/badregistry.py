@@ -5,6 +5,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -108,7 +109,7 @@ class BadRegistry:
         return {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
 
     @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator["BadRegistry"]:
+    async def run(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["BadRegistry"]:
         """Serve until the body ends."""
         app = web.Application()
         app.router.add_route("*", "/token", self._token)
@@ -116,7 +117,7 @@ class BadRegistry:
         app.router.add_route("GET", "/elsewhere/{ref}", self._elsewhere)
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         self.port = runner.addresses[0][1]
         try:

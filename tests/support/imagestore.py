@@ -56,6 +56,7 @@ class Node:
         max_bytes: int = GIB,
         limits: PullLimits = LIMITS,
         unpack_limits: UnpackLimits | None = None,
+        ca_file: Path | None = None,
     ) -> ImageStore:
         """Return the store as a freshly started daemon makes it."""
         return ImageStore(
@@ -67,6 +68,7 @@ class Node:
             platform=Platform(architecture="amd64"),
             pull_limits=limits,
             unpack_limits=unpack_limits,
+            ca_file=ca_file,
             backoff=Backoff(base=1.0, cap=300.0, jitter=0.0),
         )
 
