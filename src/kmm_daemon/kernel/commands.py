@@ -1,4 +1,4 @@
-"""modprobe and rmmod with a deadline and an ear on the kernel log; never twice behind a stuck one."""
+"""modprobe and rmmod with a deadline and an ear on the kernel log; none behind a stuck one."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from kmm_daemon.kernel import argv, classify, kmsg, outcome, procfs, usage
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.kmsg import KernelLog
 from kmm_daemon.kernel.procfs import KernelReader
-from kmm_daemon.kernel.runner import Completed, Deadline, Runner, Running, find_program
+from kmm_daemon.kernel.runner import Completed, Deadline, Programs, Runner, Running
 from kmm_daemon.values import StepError
 
 logger = logging.getLogger(__name__)
@@ -23,11 +23,15 @@ class Commands:
     """What the daemon has done to the kernel on behalf of Modules."""
 
     def __init__(
-        self, *, reader: KernelReader, runner: Runner, deadline: Deadline, root: Path
+        self,
+        *,
+        reader: KernelReader,
+        runner: Runner,
+        programs: Programs,
+        deadline: Deadline,
+        root: Path,
     ) -> None:
-        """Raises TerminalError where modprobe or rmmod is not installed."""
-        self.modprobe = find_program("modprobe")
-        self._rmmod = find_program("rmmod")
+        self._rmmod = programs.rmmod
         self._reader = reader
         self._runner = runner
         self._deadline = deadline

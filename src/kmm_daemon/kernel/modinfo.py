@@ -85,7 +85,7 @@ def _section_headers(content: Any) -> tuple[list[tuple[int, int, int]], int]:
     wide, order = content[4:5] == b"\x02", "<" if content[5:6] == b"\x01" else ">"
     (table,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", content, 0x28 if wide else 0x20)
     size, count, names = struct.unpack_from(f"{order}3H", content, 0x3A if wide else 0x2E)
-    layout = f"{order}I4x8x8xQQ" if wide else f"{order}I4x4x4xII"
+    layout = f"{order}I4x8x8xQQ24x" if wide else f"{order}I4x4x4xII16x"
     if size < struct.calcsize(layout):
         raise InvalidModuleFileError("has a damaged section table")
     return [struct.unpack_from(layout, content, table + i * size) for i in range(count)], names

@@ -24,7 +24,7 @@ from kmm_daemon.kernel.moduledir import (
 )
 from kmm_daemon.kernel.outcome import Contents, Rows
 from kmm_daemon.kernel.procfs import KernelFiles, KernelReader
-from kmm_daemon.kernel.runner import Deadline, Runner
+from kmm_daemon.kernel.runner import Deadline, Programs, Runner
 from kmm_daemon.kernel.workspace import Workspaces, module_directory
 from kmm_daemon.values import KernelView, LoadedRecord, ReadyImage, StepError
 
@@ -53,14 +53,20 @@ class ModprobeKernel:
     Whether modprobe succeeded is read from /proc/modules, never from its exit code alone.
     """
 
-    def __init__(self, places: KernelPlaces, runner: Runner, deadline: Deadline) -> None:
-        """Raises TerminalError where modprobe or rmmod is not installed."""
+    def __init__(
+        self, places: KernelPlaces, runner: Runner, programs: Programs, deadline: Deadline
+    ) -> None:
+        self._modprobe = programs.modprobe
         files = KernelFiles(root=places.root, module_trees=places.module_trees)
         self._reader = KernelReader(files)
         self._commands = Commands(
-            reader=self._reader, runner=runner, deadline=deadline, root=places.root
+            reader=self._reader,
+            runner=runner,
+            programs=programs,
+            deadline=deadline,
+            root=places.root,
         )
-        self._workspaces = Workspaces(places.run / "modules", runner)
+        self._workspaces = Workspaces(places.run / "modules", runner, programs.depmod)
         self._firmware = Firmware(
             directory=places.firmware,
             ledger=LedgerFile(places.state / "firmware.json"),
@@ -148,7 +154,7 @@ class ModprobeKernel:
         self, module: DesiredModule, contents: Contents, place: argv.Place
     ) -> LoadedRecord:
         before = await self._reader.modules()
-        command = argv.load(self._commands.modprobe, module, place)
+        command = argv.load(self._modprobe, module, place)
         attempt = replace(
             await self._commands.run(module.ref, command, contents.unload_order),
             name=contents.own,
@@ -177,7 +183,7 @@ class ModprobeKernel:
             ref = str(module.ref)
             log(logger, logging.WARNING, "unload arguments not used, others stay", ref=ref)
             return
-        command = argv.unload(self._commands.modprobe, module, place)
+        command = argv.unload(self._modprobe, module, place)
         attempt = await self._commands.run(module.ref, command, asked)
         if not attempt.completed.ok:
             raise await self._commands.not_removed(attempt, asked[0] if asked else "")

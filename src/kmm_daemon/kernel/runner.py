@@ -56,11 +56,26 @@ class Completed:
         return self.exit_code == 0
 
 
-def find_program(name: str) -> str:
-    """Return the absolute path of a system program. Raises TerminalError."""
-    path = shutil.which(name, path=SEARCH)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """Absolute paths of the programs of kmod."""
+
+    modprobe: str
+    rmmod: str
+    depmod: str
+
+    @classmethod
+    def find(cls, search: str = SEARCH) -> "Programs":
+        """Return them as installed. Raises TerminalError."""
+        names = ("modprobe", "rmmod", "depmod")
+        return cls(**{name: _found(name, search) for name in names})
+
+
+def _found(name: str, search: str) -> str:
+    path = shutil.which(name, path=search)
     if path is None:
-        raise TerminalError(f"{name} is not on this node: install kmod", reason="ProgramMissing")
+        message = f"{name} is not in {search}: install kmod"
+        raise TerminalError(message, reason="ProgramMissing")
     return path
 
 

@@ -14,7 +14,7 @@ from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_daemon.kernel import argv
 from kmm_daemon.kernel.argv import Place
 from kmm_daemon.kernel.moduledir import find_directory, indexed
-from kmm_daemon.kernel.runner import Deadline, Runner, find_program
+from kmm_daemon.kernel.runner import Deadline, Runner
 from kmm_daemon.values import ReadyImage, StepError
 
 DEPMOD_DEADLINE = Deadline(seconds=60.0, grace=5.0)
@@ -28,8 +28,9 @@ def module_directory(place: Place) -> Path:
 class Workspaces:
     """The workspaces of a node, below a directory that does not outlive the boot."""
 
-    def __init__(self, directory: Path, runner: Runner) -> None:
+    def __init__(self, directory: Path, runner: Runner, depmod: str) -> None:
         self._directory = directory
+        self._depmod = depmod
         self._runner = runner
 
     async def make(self, module: DesiredModule, image: ReadyImage, kernel: str) -> Place:
@@ -67,8 +68,7 @@ class Workspaces:
 
     async def _index(self, place: Place) -> None:
         """Write the modules.dep that the image does not have. Raises StepError."""
-        depmod = find_program("depmod")
-        completed = await self._runner.run(argv.index(depmod, place), DEPMOD_DEADLINE)
+        completed = await self._runner.run(argv.index(self._depmod, place), DEPMOD_DEADLINE)
         if not completed.ok or not indexed(module_directory(place)):
             why = completed.stderr.strip().rpartition("\n")[2] or "it did not end in time"
             message = f"the image has no modules.dep and depmod could not make one: {why}"

@@ -1,0 +1,182 @@
+"""A kernel below a temporary root: /proc and /sys as files, modprobe, rmmod and depmod as code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kmm_common.desired import DesiredModule, Modprobe
+from kmm_daemon.kernel import modinfo, moduledir
+from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
+from kmm_daemon.kernel.procfs import parse_modules
+from kmm_daemon.kernel.runner import Completed, Deadline, Programs, Runner
+from kmm_daemon.values import KernelModule, ReadyImage, kernel_name
+from support.modulefile import write_module
+
+KERNEL = "6.1.176"
+PROGRAMS = Programs(modprobe="/sbin/modprobe", rmmod="/sbin/rmmod", depmod="/sbin/depmod")
+
+
+@dataclass(slots=True, kw_only=True)
+class Trouble:
+    """What happens instead of a load of one module."""
+
+    completed: Completed = field(default_factory=lambda: Completed(exit_code=1))
+    kernel_log: str = ""
+    state: str = ""
+    """What /proc/modules says of it afterwards; empty: nothing."""
+
+
+class TmpKernel(Runner):
+    """Stands for kernel and programs; `commands` is what was run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rows: dict[str, KernelModule] = {}
+        self.commands: list[list[str]] = []
+        self.trouble: dict[str, Trouble] = {}
+        self.needs: dict[str, tuple[str, ...]] = {}
+        for path in ("proc/sys/kernel/random", "sys/module", "dev", "run", "images"):
+            (root / path).mkdir(parents=True)
+        (root / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
+        (root / "proc/sys/kernel/osrelease").write_text(KERNEL + "\n")
+        (root / "dev/kmsg").write_bytes(b"")
+        self.show()
+
+    def places(self) -> KernelPlaces:
+        return KernelPlaces(
+            run=self.root / "run",
+            state=self.root / "state",
+            firmware=self.root / "firmware",
+            root=self.root,
+        )
+
+    def kernel(self) -> ModprobeKernel:
+        return ModprobeKernel(self.places(), self, PROGRAMS, Deadline())
+
+    def build_in(self, *names: str) -> None:
+        tree = self.root / "lib/modules" / KERNEL
+        tree.mkdir(parents=True)
+        lines = (f"kernel/{name}.ko\n" for name in names)
+        (tree / "modules.builtin").write_text("".join(lines))
+
+    def show(self) -> None:
+        """Write /proc/modules and /sys/module."""
+        lines = []
+        for row in self.rows.values():
+            holders = "".join(f"{name}," for name in row.holders) or "-"
+            lines.append(f"{row.name} 1 {row.refcount} {holders} {row.state} 0x0\n")
+            directory = self.root / "sys/module" / row.name
+            directory.mkdir(exist_ok=True)
+            (directory / "initstate").write_text("live\n")
+            if row.srcversion:
+                (directory / "srcversion").write_text(row.srcversion + "\n")
+        (self.root / "proc/modules").write_text("".join(lines))
+
+    def insert(self, name: str, *, state: str = "Live", srcversion: str = "") -> None:
+        """Put a module into the kernel, above what it needs."""
+        self.rows[name] = KernelModule(name=name, state=state, srcversion=srcversion)
+        for below in self.needs.get(name, ()):
+            row = self.rows[below]
+            self.rows[below] = replace(row, refcount=row.refcount + 1, holders=(*row.holders, name))
+        self.show()
+
+    def drop(self, name: str) -> None:
+        """Take a module out."""
+        del self.rows[name]
+        (self.root / "sys/module" / name / "srcversion").unlink(missing_ok=True)
+        for row in list(self.rows.values()):
+            if name in row.holders:
+                left = tuple(each for each in row.holders if each != name)
+                self.rows[row.name] = replace(row, refcount=row.refcount - 1, holders=left)
+        self.show()
+
+    async def run(self, argv: Sequence[str], deadline: Deadline) -> Completed:
+        self.commands.append(list(argv))
+        program = argv[0].rpartition("/")[2]
+        if program == "rmmod":
+            return self._rmmod(argv[1])
+        if program == "depmod":
+            return self._depmod(Path(argv[2]) / "lib/modules" / argv[3])
+        tree = Path(argv[argv.index("-d") + 1]) / "lib/modules" / KERNEL
+        names = argv[argv.index("--") + 1 :] if "--" in argv else argv[-1:]
+        return self._remove(names) if "-r" in argv else self._load(tree, names[0])
+
+    def _load(self, tree: Path, name: str) -> Completed:
+        content = moduledir.read_tree(tree)
+        for each in (*reversed(content.needs.get(kernel_name(name), ())), kernel_name(name)):
+            if trouble := self.trouble.get(each):
+                return self._fail(each, trouble)
+            if each not in self.rows:
+                info = modinfo.read(tree / content.files[each])
+                self.needs[each] = info.depends
+                self.insert(each, srcversion=info.srcversion)
+        return Completed()
+
+    def _fail(self, name: str, trouble: Trouble) -> Completed:
+        (self.root / "dev/kmsg").open("a").write(trouble.kernel_log)
+        if trouble.state:
+            self.insert(name, state=trouble.state)
+        return trouble.completed
+
+    def _remove(self, names: Sequence[str]) -> Completed:
+        """As modprobe -r does it: with all that is unused then."""
+        for name in map(kernel_name, names):
+            if self._rmmod(name).exit_code:
+                return Completed(exit_code=1, stderr=f"modprobe: FATAL: Module {name} is in use.\n")
+            for below in self.needs.get(name, ()):
+                self._rmmod(below)
+        return Completed()
+
+    def _rmmod(self, name: str) -> Completed:
+        row = self.rows.get(name)
+        if row is None:
+            return Completed(exit_code=1, stderr=f"rmmod: ERROR: Module {name} is not loaded\n")
+        if row.refcount:
+            return Completed(exit_code=1, stderr=f"rmmod: ERROR: Module {name} is in use\n")
+        self.drop(name)
+        return Completed()
+
+    def _depmod(self, tree: Path) -> Completed:
+        write_index(tree)
+        return Completed()
+
+
+def write_index(tree: Path) -> None:
+    """Write the modules.dep of the files in a directory."""
+    files = {path.stem.replace("-", "_"): path for path in sorted(tree.glob("*.ko"))}
+    lines = []
+    for path in files.values():
+        needs = [f"{files[name].name}" for name in modinfo.read(path).depends]
+        lines.append(f"{path.name}: {' '.join(needs)}\n")
+    (tree / "modules.dep").write_text("".join(lines))
+    (tree / "modules.dep.bin").write_bytes(b"index")
+
+
+def image(root: Path, files: dict[str, tuple[str, str]], *, indexed: bool = True) -> ReadyImage:
+    """Return an image with modules, given as (depends, srcversion) by name."""
+    tree = root / "opt/lib/modules" / KERNEL
+    tree.mkdir(parents=True)
+    for name, (depends, srcversion) in files.items():
+        write_module(tree, name, depends=depends, srcversion=srcversion)
+    if indexed:
+        write_index(tree)
+    return ReadyImage(digest=f"sha256:{root.name}", root=root)
+
+
+def module(name: str, *, in_tree: tuple[str, ...] = (), **modprobe: object) -> DesiredModule:
+    """Return a Module that is named as its kernel module is, without underscores."""
+    probe = Modprobe(module_name=name, **modprobe)  # type: ignore[arg-type]
+    return DesiredModule(
+        namespace="ns",
+        name=name.replace("_", "-") or "raw",
+        uid="uid",
+        kernel_version=KERNEL,
+        image="registry/image:v1",
+        in_tree_modules_to_remove=in_tree,
+        modprobe=probe,
+    )
+
+
+def loaded(text: str) -> set[str]:
+    """Return the names in a /proc/modules."""
+    return set(parse_modules(text))

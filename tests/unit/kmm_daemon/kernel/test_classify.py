@@ -1,0 +1,289 @@
+"""Texts are those of kmod 30 and Linux 6.1 where a User-Mode Linux kernel can show the case."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmm_common.api.names import Reason
+from kmm_daemon.kernel.classify import (
+    Attempt,
+    ignored_parameters,
+    in_use,
+    load_failure,
+    unload_failure,
+)
+from kmm_daemon.kernel.runner import Completed, Running
+from kmm_daemon.values import KernelModule
+
+NOT_INSERTED = "modprobe: ERROR: could not insert '{}': {}\n"
+ENOENT = "Unknown symbol in module, or unknown parameter (see dmesg)"
+
+
+def attempt(stderr: str = "", log: str | tuple[str, ...] = (), **more) -> Attempt:
+    completed = more.pop("completed", Completed(exit_code=1, stderr=stderr))
+    lines = (log,) if isinstance(log, str) else log
+    return Attempt(name="kmt_core", completed=completed, kernel_log=lines, kernel="6.1.176", **more)
+
+
+def refused(error: str, log: str | tuple[str, ...] = (), name: str = "kmt_core", **more) -> Attempt:
+    return attempt(NOT_INSERTED.format(name, error), log, **more)
+
+
+LOADS = [
+    (
+        attempt(
+            "modprobe: FATAL: Module nosuch not found in directory /run/sh/lib/modules/6.1.176\n"
+        ),
+        Reason.MODULE_NOT_FOUND,
+        False,
+        "no module nosuch for kernel 6.1.176",
+    ),
+    (
+        refused(ENOENT, "kmt_user: Unknown symbol kmt_answer (err -2)", "kmt_user"),
+        Reason.UNKNOWN_SYMBOL,
+        True,
+        "kmt_user needs symbol kmt_answer",
+    ),
+    (
+        refused("Invalid argument", "kmt_user: disagrees about version of symbol kmt_answer"),
+        Reason.UNKNOWN_SYMBOL,
+        True,
+        "another version of symbol kmt_answer",
+    ),
+    (
+        refused("Exec format error", "mine: exports duplicate symbol foo (owned by other)"),
+        Reason.LOADED_FROM_ELSEWHERE,
+        True,
+        "symbol foo, which other has",
+    ),
+    (
+        refused(
+            "Exec format error",
+            "kmt_user: version magic '6.1.177 mod_unload ' should be '6.1.176 mod_unload '",
+        ),
+        Reason.WRONG_VERMAGIC,
+        False,
+        "'6.1.177 mod_unload', this node runs '6.1.176 mod_unload'",
+    ),
+    (
+        refused("Exec format error", vermagic="6.1.177 mod_unload", log_readable=False),
+        Reason.WRONG_VERMAGIC,
+        False,
+        "'6.1.177 mod_unload', this node runs '6.1.176'",
+    ),
+    (
+        refused("Exec format error", "Invalid ELF section header overflow"),
+        Reason.INVALID_MODULE,
+        False,
+        "truncated",
+    ),
+    (refused("Invalid module format"), Reason.INVALID_MODULE, False, "kmt_core"),
+    (
+        refused("Key was rejected by service"),
+        Reason.SIGNATURE_REJECTED,
+        True,
+        "Key was rejected by service",
+    ),
+    (refused("Required key not available"), Reason.SIGNATURE_REJECTED, True, "sign the module"),
+    (
+        refused(
+            "Operation not permitted",
+            "Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7",
+        ),
+        Reason.SIGNATURE_REJECTED,
+        True,
+        "kernel lockdown forbids unsigned module loading",
+    ),
+    (
+        refused("Key was rejected by service", "Loading of unsigned module is rejected"),
+        Reason.SIGNATURE_REJECTED,
+        True,
+        "rejects it: unsigned module",
+    ),
+    (
+        refused("Invalid argument", "kmt_core: `abc' invalid for parameter `fail'"),
+        Reason.BAD_PARAMETER,
+        False,
+        "does not take 'abc' for parameter fail",
+    ),
+    (
+        refused("Numerical result out of range", parameters=("numdummies=99999999999",)),
+        Reason.BAD_PARAMETER,
+        False,
+        "refuses numdummies=99999999999 (Numerical result out of range)",
+    ),
+    (
+        refused("Invalid argument", parameters=("a=b",), log_readable=False),
+        Reason.BAD_PARAMETER,
+        False,
+        "refuses a=b",
+    ),
+    (
+        refused(
+            ENOENT,
+            (
+                "platform kmt_core: firmware: failed to load acme/a.bin (-2)",
+                "platform kmt_core: Direct firmware load for acme/a.bin failed with error -2",
+            ),
+        ),
+        Reason.FIRMWARE_MISSING,
+        True,
+        "firmware acme/a.bin, which this node does not have (-2)",
+    ),
+    (refused("Module already in kernel"), Reason.LOADED_FROM_ELSEWHERE, True, "kmt_core is in"),
+    (
+        refused("Invalid argument", "sysfs: cannot create duplicate filename '/module/kmt_core'"),
+        Reason.LOADED_FROM_ELSEWHERE,
+        True,
+        "kmt_core is in the kernel already",
+    ),
+    (
+        attempt("modprobe: FATAL: Module ext4 is builtin.\n"),
+        Reason.BUILT_IN,
+        False,
+        "built into kernel 6.1.176",
+    ),
+    (refused("No such device"), Reason.DEVICE_ERROR, True, "failed with ENODEV: No such device"),
+    (refused("Cannot allocate memory"), Reason.DEVICE_ERROR, True, "ENOMEM"),
+    (refused("Device or resource busy"), Reason.DEVICE_ERROR, True, "EBUSY"),
+    (refused("Input/output error", name="dep"), Reason.DEVICE_ERROR, True, "init of dep failed"),
+    (refused("Connection timed out"), Reason.DEVICE_ERROR, True, "ETIMEDOUT"),
+    (refused("Invalid argument"), Reason.DEVICE_ERROR, True, "EINVAL"),
+    (refused(ENOENT, "kmt_core: told to fail with -2"), Reason.DEVICE_ERROR, True, "ENOENT"),
+    (refused(ENOENT, log_readable=False), Reason.DEVICE_ERROR, True, "may not read /dev/kmsg"),
+    (refused("Operation not permitted"), Reason.PERMISSION_DENIED, True, "CAP_SYS_MODULE"),
+    (refused("Permission denied"), Reason.PERMISSION_DENIED, True, "security module"),
+    (
+        refused("Operation not permitted", modules_disabled=True),
+        Reason.PERMISSION_DENIED,
+        True,
+        "kernel.modules_disabled is 1",
+    ),
+    (
+        attempt(completed=Completed(exit_code=None, signal=15, timed_out=True)),
+        Reason.TIMED_OUT,
+        True,
+        "kmt_core took too long",
+    ),
+    (
+        attempt(completed=Completed(exit_code=None, signal=9)),
+        Reason.KILLED,
+        True,
+        "a signal ended modprobe (9)",
+    ),
+    (
+        attempt("something new\nand its last line\n"),
+        Reason.MODPROBE_FAILED,
+        True,
+        "kmt_core: and its last line",
+    ),
+    (attempt(""), Reason.MODPROBE_FAILED, True, "said nothing and exited with 1"),
+]
+
+
+@pytest.mark.parametrize(("done", "reason", "retry", "words"), LOADS)
+def test_failed_load_is_explained(done, reason, retry, words):
+    error = load_failure(done)
+    assert (error.failure.reason, error.retry) == (reason, retry)
+    assert re.search(re.escape(words), error.failure.message)
+    assert error.failure.exit_code == done.completed.exit_code
+    assert error.failure.kernel_log == done.kernel_log
+
+
+def test_every_explanation_fits_into_the_status():
+    for done, *_ in LOADS:
+        assert load_failure(done).failure.bounded().message == load_failure(done).failure.message
+
+
+def test_process_that_cannot_be_killed_is_named():
+    running = Running(pid=827, process=SimpleNamespace(returncode=None))
+    error = load_failure(
+        attempt(completed=Completed(exit_code=None, timed_out=True, stuck=running))
+    )
+    assert error.failure.reason == Reason.TIMED_OUT
+    assert "process 827 waits inside the kernel" in error.failure.message
+
+
+def row(**fields) -> KernelModule:
+    return KernelModule(name="slhc", **fields)
+
+
+UNLOADS = [
+    (
+        attempt("rmmod: ERROR: Module slhc is in use by: ppp_generic\n"),
+        row(refcount=1, holders=("ppp_generic",)),
+        (),
+        Reason.IN_USE,
+        "slhc is in use by module ppp_generic",
+    ),
+    (
+        attempt("modprobe: FATAL: Module ppp_generic is in use.\n"),
+        row(refcount=2),
+        ("pppd (process 7) with /dev/ppp",),
+        Reason.IN_USE,
+        "by pppd (process 7) with /dev/ppp",
+    ),
+    (
+        attempt("rmmod: ERROR: could not remove module slhc: Resource temporarily unavailable\n"),
+        row(),
+        (),
+        Reason.IN_USE,
+        "refcount 0",
+    ),
+    (
+        attempt("rmmod: ERROR: Module kmt_core is in use\n"),
+        row(refcount=1, state="Loading"),
+        (),
+        Reason.IN_USE,
+        "still Loading",
+    ),
+    (
+        attempt(completed=Completed(exit_code=None, signal=9, timed_out=True)),
+        row(refcount=-1, state="Unloading"),
+        (),
+        Reason.TIMED_OUT,
+        "took too long",
+    ),
+    (
+        attempt("rmmod: ERROR: could not remove module slhc: Operation not permitted\n"),
+        row(),
+        (),
+        Reason.PERMISSION_DENIED,
+        "CAP_SYS_MODULE",
+    ),
+    (attempt("rmmod: ERROR: odd\n"), row(), (), Reason.MODPROBE_FAILED, "rmmod: ERROR: odd"),
+]
+
+
+@pytest.mark.parametrize(("done", "now", "users", "reason", "words"), UNLOADS)
+def test_failed_unload_is_explained(done, now, users, reason, words):
+    error = unload_failure(done, now, users)
+    assert error.failure.reason == reason
+    assert words in error.failure.message
+    assert error.retry
+
+
+def test_holders_and_users_are_both_named():
+    text = in_use(row(refcount=2, holders=("a", "b")), ("x (process 1) with /dev/y",))
+    assert text == (
+        "slhc is in use by module a, module b, x (process 1) with /dev/y: stop or unload that first"
+    )
+
+
+def test_parameters_that_the_kernel_ignores_are_found():
+    lines = (
+        "dummy: unknown parameter 'bogus' ignored",
+        "x: unknown parameter '--foo' ignored",
+        "y",
+    )
+    assert ignored_parameters(lines) == ("bogus", "--foo")
+
+
+@given(st.text(), st.lists(st.text()).map(tuple))
+def test_every_text_has_an_explanation(stderr, log):
+    failure = load_failure(attempt(stderr, log)).failure
+    assert failure.message
+    assert failure.reason in set(Reason)
