@@ -74,16 +74,15 @@ class Room:
         beyond_disk = need + _RESERVE - self._store.free_bytes() if need else 0
         self._evict(max(beyond_bound, beyond_disk), keep)
 
-    def clear(self, keep: Collection[str]) -> int:
-        """Evict all that is not used; return how many bytes that was."""
-        return self._evict(sum(item.size for item in self._store.items()) + 1, keep)
+    def clear(self, keep: Collection[str]) -> None:
+        """Evict all that is not used."""
+        self._evict(sum(item.size for item in self._store.items()) + 1, keep)
 
-    def _evict(self, surplus: int, keep: Collection[str]) -> int:
+    def _evict(self, surplus: int, keep: Collection[str]) -> None:
         kept = {*keep, *self.holds.names()}
         chosen = evictable(self._store.items(), keep=kept, surplus=surplus)
         for item in chosen:
             self._store.evict(item)
-        freed = sum(item.size for item in chosen)
         if chosen:
+            freed = sum(item.size for item in chosen)
             log(_logger, logging.INFO, "images evicted", items=len(chosen), bytes=freed)
-        return freed
