@@ -113,7 +113,8 @@ class TmpKernel(Runner):
         return Completed()
 
     def _fail(self, name: str, trouble: Trouble) -> Completed:
-        (self.root / "dev/kmsg").open("a").write(trouble.kernel_log)
+        with (self.root / "dev/kmsg").open("a") as device:
+            device.write(trouble.kernel_log)
         if trouble.state:
             self.insert(name, state=trouble.state)
         return trouble.completed
@@ -143,11 +144,11 @@ class TmpKernel(Runner):
 
 def write_index(tree: Path) -> None:
     """Write the modules.dep of the files in a directory."""
-    files = {path.stem.replace("-", "_"): path for path in sorted(tree.glob("*.ko"))}
+    content = moduledir.read_tree(tree)
     lines = []
-    for path in files.values():
-        needs = [f"{files[name].name}" for name in modinfo.read(path).depends]
-        lines.append(f"{path.name}: {' '.join(needs)}\n")
+    for name, path in content.files.items():
+        below = " ".join(content.files[each] for each in content.needs[name])
+        lines.append(f"{path}: {below}\n")
     (tree / "modules.dep").write_text("".join(lines))
     (tree / "modules.dep.bin").write_bytes(b"index")
 

@@ -88,7 +88,8 @@ def _section_headers(content: Any) -> tuple[list[tuple[int, int, int]], int]:
     layout = f"{order}I4x8x8xQQ24x" if wide else f"{order}I4x4x4xII16x"
     if size < struct.calcsize(layout):
         raise InvalidModuleFileError("has a damaged section table")
-    return [struct.unpack_from(layout, content, table + i * size) for i in range(count)], names
+    rows = _bytes(content, (table, count * size))
+    return [struct.unpack_from(layout, rows, i * size) for i in range(count)], names
 
 
 def _bytes(content: Any, place: tuple[int, int]) -> bytes:

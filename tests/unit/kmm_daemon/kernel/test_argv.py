@@ -14,6 +14,8 @@ from support.tmpkernel import module
 PLACE = Place(
     root=Path("/run/m/root"), config=Path("/run/m/config"), dir_name="/opt", tree="6.1.176"
 )
+WORKER = "/tmp"  # noqa: S108
+"""Where upstream's worker has the files of an image."""
 WHERE = ["-d", "/run/m/root/opt", "-S", "6.1.176", "-C", "/run/m/config"]
 
 
@@ -36,8 +38,8 @@ def test_unload_names_the_whole_loading_order():
         (("-vd/opt", "m"), ["-vd/run/m/root/opt", "m"]),
         (("--dirname=/other", "m"), ["--dirname=/run/m/root/other", "m"]),
         (("--dirname", "../../opt", "m"), ["--dirname", "/run/m/root/opt", "m"]),
-        (("-d", "/tmp/opt", "m"), ["-d", "/run/m/root/opt", "m"]),
-        (("-d", "/tmp/else", "m"), ["-d", "/run/m/root/tmp/else", "m"]),
+        (("-d", WORKER + "/opt", "m"), ["-d", "/run/m/root/opt", "m"]),
+        (("-d", WORKER + "/else", "m"), ["-d", f"/run/m/root{WORKER}/else", "m"]),
         (("-S", "d", "-C", "/conf", "m"), ["-S", "d", "-C", "/conf", "m"]),
         (("-Cd", "/opt", "m"), ["-Cd", "/opt", "m"]),
         (("--config", "-d", "/opt", "m"), ["--config", "-d", "/opt", "m"]),

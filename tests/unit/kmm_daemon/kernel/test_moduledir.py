@@ -21,9 +21,9 @@ from support.modulefile import write_module
 from support.tmpkernel import image, module
 
 DEP = """\
-kernel/drivers/net/slip/slhc.ko:
-kernel/drivers/net/ppp/ppp_generic.ko.xz: kernel/drivers/net/slip/slhc.ko
-kernel/drivers/net/ppp/ppp-async.ko: kernel/drivers/net/ppp/ppp_generic.ko.xz kernel/drivers/net/slip/slhc.ko
+kernel/net/slhc.ko:
+kernel/net/ppp_generic.ko.xz: kernel/net/slhc.ko
+kernel/net/ppp-async.ko: kernel/net/ppp_generic.ko.xz kernel/net/slhc.ko
 kernel/drivers/net/dummy.ko:
 not a line
 """
@@ -31,7 +31,7 @@ TREE = parse_dependencies(Path("/t"), DEP)
 
 
 def test_dependencies_are_read_by_the_kernels_names():
-    assert TREE.files["ppp_async"] == "kernel/drivers/net/ppp/ppp-async.ko"
+    assert TREE.files["ppp_async"] == "kernel/net/ppp-async.ko"
     assert TREE.needs["ppp_async"] == ("ppp_generic", "slhc")
     assert TREE.needs["dummy"] == ()
     assert len(TREE.files) == 4

@@ -98,7 +98,7 @@ async def test_view_follows_the_kernel(root: Path):
 
 
 async def test_unreadable_proc_is_named(tmp_path: Path):
-    with pytest.raises(TransientError, match="cannot read .*boot_id: No such file"):
+    with pytest.raises(TransientError, match=r"cannot read .*boot_id: No such file"):
         await KernelReader(KernelFiles(root=tmp_path)).view()
 
 

@@ -104,15 +104,19 @@ async def test_program_that_cannot_start_is_named():
         await Runner().run(["/no/such"], LONG)
 
 
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 async def test_no_descriptor_is_left_open_when_processes_have_ended():
     await Runner().run(["/bin/true"], LONG)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     await Runner().run(["/bin/true"], LONG)
     with pytest.raises(TransientError):
         await Runner().run(["/no/such"], LONG)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_missing_program_is_named_with_its_package(tmp_path: Path):
-    with pytest.raises(TerminalError, match="modprobe is not in .*: install kmod"):
+    with pytest.raises(TerminalError, match=r"modprobe is not in .*: install kmod"):
         Programs.find(str(tmp_path))

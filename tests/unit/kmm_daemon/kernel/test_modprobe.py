@@ -1,0 +1,305 @@
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kmm_common.api.names import Reason
+from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
+from kmm_daemon.kernel.modprobe import ModprobeKernel
+from kmm_daemon.kernel.runner import Completed, Running
+from kmm_daemon.values import Kernel, LoadedRecord, ReadyImage, StepError
+from support.tmpkernel import TmpKernel, Trouble, image, loaded, module
+
+STACK = {"top": ("mid", "1"), "mid": ("low", "2"), "low": ("", "3")}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> TmpKernel:
+    return TmpKernel(tmp_path / "node")
+
+
+@pytest.fixture
+def kernel(node: TmpKernel) -> ModprobeKernel:
+    return node.kernel()
+
+
+@pytest.fixture
+def stack(node: TmpKernel) -> ReadyImage:
+    return image(node.root / "images/stack", STACK)
+
+
+async def refused(step) -> StepError:
+    with pytest.raises(StepError) as caught:
+        await step
+    return caught.value
+
+
+def test_it_is_the_kernel_that_the_agent_asks_for(kernel: ModprobeKernel):
+    port: Kernel = kernel
+    assert port is kernel
+
+
+async def test_inspection_returns_the_versions_of_all_that_a_load_may_bring(kernel, stack):
+    assert await kernel.inspect(module("top"), stack) == {"top": "1", "mid": "2", "low": "3"}
+    assert list(await kernel.inspect(module("top"), stack)) == ["top", "mid", "low"]
+
+
+async def test_load_records_what_came_and_unload_takes_it_out(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    assert record == LoadedRecord(
+        module=replace(module("top"), image_digest="sha256:stack"),
+        kernel_modules=("top", "mid", "low"),
+        srcversions={"top": "1", "mid": "2", "low": "3"},
+    )
+    await kernel.unload(record, frozenset())
+    assert node.rows == {}
+    assert list((node.root / "run/modules").iterdir()) == []
+
+
+async def test_what_was_there_before_is_not_recorded_and_stays(node, kernel, stack):
+    node.insert("low", srcversion="3")
+    record = await kernel.load(module("top"), stack)
+    assert record.kernel_modules == ("top", "mid")
+    await kernel.unload(record, frozenset())
+    assert set(node.rows) == {"low"}
+
+
+async def test_unload_leaves_what_others_need(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    await kernel.unload(record, frozenset({"mid", "low"}))
+    assert set(node.rows) == {"mid", "low"}
+
+
+async def test_unload_leaves_what_came_along_and_is_used_by_then(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    node.rows["low"] = replace(node.rows["low"], refcount=2)
+    node.show()
+    await kernel.unload(record, frozenset())
+    assert set(node.rows) == {"low"}
+
+
+async def test_busy_module_is_not_unloaded_and_nothing_else_is_touched(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    node.rows["top"] = replace(node.rows["top"], refcount=1)
+    node.show()
+    error = await refused(kernel.unload(record, frozenset()))
+    assert error.failure.reason == Reason.IN_USE
+    assert set(node.rows) == {"top", "mid", "low"}
+
+
+async def test_unload_of_what_is_gone_already_succeeds(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    node.rows.clear()
+    node.show()
+    await kernel.unload(record, frozenset())
+
+
+async def test_image_without_an_index_is_loaded(node, kernel):
+    plain = image(node.root / "images/plain", STACK, indexed=False)
+    assert await kernel.inspect(module("top"), plain) == {"top": "1", "mid": "2", "low": "3"}
+    record = await kernel.load(module("top"), plain)
+    assert record.kernel_modules == ("top", "mid", "low")
+    assert not (plain.root / "opt/lib/modules/6.1.176/modules.dep").exists()
+
+
+async def test_failed_load_takes_back_what_it_brought(node, kernel, stack):
+    node.trouble["top"] = Trouble(
+        completed=Completed(
+            exit_code=1, stderr="modprobe: ERROR: could not insert 'top': No such device\n"
+        ),
+        kernel_log="3,1,2,-;top: no hardware\n",
+    )
+    error = await refused(kernel.load(module("top"), stack))
+    assert error.failure.reason == Reason.DEVICE_ERROR
+    assert error.failure.kernel_log == ("top: no hardware",)
+    assert node.rows == {}
+
+
+async def test_success_that_the_kernel_does_not_confirm_is_a_failure(node, kernel, stack):
+    node.trouble["top"] = Trouble(completed=Completed(exit_code=0))
+    error = await refused(kernel.load(module("top"), stack))
+    assert error.failure.reason == Reason.VANISHED
+    assert node.rows == {}
+
+
+async def test_load_succeeds_when_modprobe_was_killed_but_the_module_is_live(node, kernel, stack):
+    late = Completed(exit_code=None, signal=9, timed_out=True)
+    node.trouble["low"] = Trouble(completed=late, state="Live")
+    assert (await kernel.load(module("low"), stack)).kernel_modules == ("low",)
+
+
+async def test_module_that_is_still_loading_at_the_deadline_is_left_alone(node, kernel, stack):
+    late = Completed(exit_code=None, signal=9, timed_out=True)
+    node.trouble["low"] = Trouble(completed=late, state="Loading")
+    error = await refused(kernel.load(module("low"), stack))
+    assert error.failure.reason == Reason.TIMED_OUT
+    assert set(node.rows) == {"low"}
+
+
+async def test_nothing_is_started_for_a_module_while_its_process_is_stuck(node, kernel, stack):
+    process = SimpleNamespace(returncode=None)
+    stuck = Completed(exit_code=None, timed_out=True, stuck=Running(pid=7, process=process))
+    node.trouble["low"] = Trouble(completed=stuck)
+    for _ in range(2):
+        error = await refused(kernel.load(module("low"), stack))
+        assert "process 7" in error.failure.message
+    assert len(node.commands) == 1
+    await kernel.load(
+        module("top", modules_loading_order=()), image(node.root / "o", {"top": ("", "")})
+    )
+    process.returncode = -9
+    del node.trouble["low"]
+    assert (await kernel.load(module("low"), stack)).kernel_modules == ("low",)
+
+
+async def test_in_tree_module_makes_room_for_the_images(node, kernel, stack):
+    node.insert("top", srcversion="in-tree")
+    record = await kernel.load(module("top", in_tree=("top", "absent")), stack)
+    assert node.rows["top"].srcversion == "1"
+    assert record.kernel_modules == ("top", "mid", "low")
+
+
+async def test_in_tree_modules_all_stay_when_one_is_in_use(node, kernel, stack):
+    node.insert("one")
+    node.insert("two")
+    node.rows["two"] = replace(node.rows["two"], refcount=1)
+    node.show()
+    error = await refused(kernel.load(module("top", in_tree=("one", "two")), stack))
+    assert error.failure.reason == Reason.IN_USE
+    assert set(node.rows) == {"one", "two"}
+    assert all("rmmod" not in command[0] for command in node.commands)
+
+
+async def test_module_from_elsewhere_is_not_replaced_unasked(node, kernel, stack):
+    node.insert("top", srcversion="other")
+    error = await refused(kernel.load(module("top"), stack))
+    assert error.failure.reason == Reason.LOADED_FROM_ELSEWHERE
+    assert node.rows["top"].srcversion == "other"
+
+
+async def test_built_in_module_needs_no_modprobe_when_the_image_brings_none(node, stack):
+    node.build_in("zram")
+    kernel = node.kernel()
+    assert await kernel.inspect(module("zram"), stack) == {}
+    record = await kernel.load(module("zram"), stack)
+    assert record.kernel_modules == ()
+    assert node.commands == []
+    await kernel.unload(record, frozenset())
+
+
+async def test_built_in_module_is_refused_when_the_image_brings_another(node, stack):
+    node.build_in("top")
+    error = await refused(node.kernel().inspect(module("top"), stack))
+    assert (error.failure.reason, error.retry) == (Reason.BUILT_IN, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "retry"),
+    [
+        (module("nosuch"), Reason.MODULE_NOT_FOUND, False),
+        (module("top", modules_loading_order=("top", "later")), Reason.MODULE_NOT_FOUND, True),
+        (module("-x"), Reason.INVALID_MODULE, False),
+        (module("top", dir_name="/elsewhere"), Reason.IMAGE_WITHOUT_KERNEL, False),
+    ],
+)
+async def test_image_that_cannot_serve_is_refused_before_anything_is_run(
+    node, kernel, stack, wanted, reason, retry
+):
+    for step in (kernel.inspect(wanted, stack), kernel.load(wanted, stack)):
+        error = await refused(step)
+        assert (error.failure.reason, error.retry) == (reason, retry)
+    assert node.commands == []
+
+
+def raw(*load: str, unload: tuple[str, ...] = ()) -> DesiredModule:
+    probe = Modprobe(raw_args=ModprobeArgs(load=load, unload=unload))
+    return replace(module(""), modprobe=probe)
+
+
+async def test_raw_arguments_are_obeyed_both_ways(node, kernel, stack):
+    wanted = raw("-d", "/opt", "top", unload=("-r", "-d", "/opt", "top"))
+    record = await kernel.load(wanted, stack)
+    assert record.kernel_modules == ("top", "mid", "low")
+    node.commands.clear()
+    await kernel.unload(record, frozenset())
+    assert node.commands[0][1] == "-r"
+    assert node.rows == {}
+
+
+async def test_arguments_for_unload_are_used_when_nothing_else_would_go(node, kernel, stack):
+    record = await kernel.load(module("top", args=ModprobeArgs(unload=("-v",))), stack)
+    node.commands.clear()
+    await kernel.unload(record, frozenset())
+    assert "-v" in node.commands[0]
+    assert node.rows == {}
+
+
+async def test_arguments_for_unload_are_not_used_when_others_need_a_part(node, kernel, stack):
+    record = await kernel.load(module("top", args=ModprobeArgs(unload=("-v",))), stack)
+    node.commands.clear()
+    await kernel.unload(record, frozenset({"low"}))
+    assert [command[1:] for command in node.commands] == [["top"], ["mid"]]
+    assert set(node.rows) == {"low"}
+
+
+async def test_firmware_is_there_when_the_module_loads_and_gone_after_it(node, kernel, stack):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    record = await kernel.load(module("low", firmware_path="/fw"), stack)
+    assert (node.root / "firmware/a.bin").read_text() == "blob"
+    await kernel.unload(record, frozenset())
+    assert not (node.root / "firmware/a.bin").exists()
+
+
+async def test_firmware_is_taken_back_when_the_load_fails(node, kernel, stack):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    node.trouble["low"] = Trouble(completed=Completed(exit_code=1))
+    await refused(kernel.load(module("low", firmware_path="/fw"), stack))
+    assert not (node.root / "firmware/a.bin").exists()
+
+
+async def test_firmware_conflict_is_found_before_room_is_made(node, kernel, stack):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    (node.root / "firmware").mkdir()
+    (node.root / "firmware/a.bin").write_text("the host's")
+    node.insert("low", srcversion="in-tree")
+    error = await refused(kernel.load(module("low", firmware_path="/fw", in_tree=("low",)), stack))
+    assert error.failure.reason == Reason.FIRMWARE_CONFLICT
+    assert node.rows["low"].srcversion == "in-tree"
+
+
+async def test_firmware_of_modules_that_went_away_with_an_earlier_boot_is_removed(
+    node, kernel, stack
+):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    await kernel.load(module("low", firmware_path="/fw"), stack)
+    await kernel.keep_firmware_of(frozenset((module("low").ref,)))
+    assert (node.root / "firmware/a.bin").exists()
+    await kernel.keep_firmware_of(frozenset())
+    assert not (node.root / "firmware/a.bin").exists()
+
+
+async def test_module_without_exit_says_that_only_a_reboot_helps(node, kernel, stack):
+    record = await kernel.load(module("low"), stack)
+    node.rows["low"] = replace(node.rows["low"], refcount=0)
+    (node.root / "proc/modules").write_text("low 1 0 [permanent], Live 0x0\n")
+    node._rmmod = lambda name: Completed(exit_code=1, stderr="rmmod: ERROR: busy\n")
+    error = await refused(kernel.unload(record, frozenset()))
+    assert error.failure.reason == Reason.IN_USE
+    assert "only a reboot" in error.failure.message
+    assert loaded((node.root / "proc/modules").read_text()) == {"low"}
+
+
+async def test_ignored_parameter_is_logged_and_the_load_succeeds(node, kernel, stack, caplog):
+    node.trouble["low"] = Trouble(
+        completed=Completed(),
+        kernel_log="4,1,2,-;low: unknown parameter 'bogus' ignored\n",
+        state="Live",
+    )
+    await kernel.load(module("low", parameters=("bogus=1",)), stack)
+    warning = next(entry for entry in caplog.records if entry.getMessage() == "parameter unknown")
+    assert warning.kmm_fields == {"ref": "ns/low", "parameter": "bogus"}
