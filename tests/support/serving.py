@@ -62,12 +62,12 @@ class World:
     claims: dict[str, Claim] = field(default_factory=dict)
     claimed: list[tuple[str, str]] = field(default_factory=list)
     reports: list[tuple[str, Report]] = field(default_factory=list)
+    closed_sessions: list[str] = field(default_factory=list)
     secrets: dict[tuple[str, str], Mapping[str, bytes]] = field(default_factory=dict)
     secret_reads: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     flapped: list[str] = field(default_factory=list)
     behind: list[tuple[str, str, int]] = field(default_factory=list)
-    happened: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def lookup(self, namespace: str, name: str) -> PodFacts | None:
         return self.pods.get(name) if namespace == NAMESPACE else None
@@ -87,6 +87,9 @@ class World:
 
     def report(self, session: Session, report: Report) -> None:
         self.reports.append((session.node, report))
+
+    def closed(self, session: Session) -> None:
+        self.closed_sessions.append(session.node)
 
     def refused(self, identity: PodIdentity | None, reason: str) -> None:
         self.refusals.append(reason)

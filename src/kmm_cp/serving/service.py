@@ -45,6 +45,10 @@ class ReportSink(Protocol):
         """Take a daemon's newest report; the last one counts."""
         ...
 
+    def closed(self, session: Session) -> None:
+        """The session is over."""
+        ...
+
 
 class CredentialSource(Protocol):
     """Who answers PullCredentials."""
@@ -136,6 +140,7 @@ class NodeLink:
             )
         finally:
             self._sessions.close(session)
+            self._reports.closed(session)
         _raise_ending(session)
 
     async def report(self, stream: Stream[pb.ReportMessage, pb.ReportSummary]) -> None:

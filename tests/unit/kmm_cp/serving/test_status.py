@@ -1,0 +1,389 @@
+import asyncio
+import copy
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from kmm_common.api.nodemodulesstate import DaemonStatus
+from kmm_common.backoff import Backoff
+from kmm_common.desired import ModuleFailure, ModuleState
+from kmm_common.logs import Fact, fields_of
+from kmm_cp.kube.errors import InvalidError, NotFoundError, UnavailableError
+from kmm_cp.kube.resources import Resource
+from kmm_cp.serving.mailbox import Mailbox
+from kmm_cp.serving.sender import Claim
+from kmm_cp.serving.sessions import Session
+from kmm_cp.serving.status import StatusWriter
+from kmm_cp.serving.values import Greeting, Journaled, Report
+from support.certificates import pod_of
+from support.desired import desired, reported
+from support.serving import target
+from support.virtualclock import VirtualClock, rest
+
+Json = dict[str, Any]
+
+
+class Api:
+    """An API server that holds NodeModulesStates and knows JSON patch's test and add."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Json] = {}
+        self.writes: list[list[Json]] = []
+        self.away = False
+        self.refuses = False
+
+    def put(self, name: str, *, uid: str = "nms-1", modules: int = 1) -> None:
+        self.objects[name] = {
+            "metadata": {"uid": uid},
+            "spec": {"modules": [{}] * modules},
+            "status": {"observedGeneration": -1},
+        }
+
+    def status(self, name: str) -> Json:
+        status: Json = self.objects[name]["status"]
+        return status
+
+    async def get(self, resource: Resource, name: str) -> Json:
+        await asyncio.sleep(0)
+        if self.away:
+            raise UnavailableError("away")
+        if name not in self.objects:
+            raise NotFoundError(name)
+        return copy.deepcopy(self.objects[name])
+
+    async def patch_json(
+        self, resource: Resource, name: str, operations: list[Json], *, subresource: str
+    ) -> Json:
+        found = await self.get(resource, name)
+        assert subresource == "status"
+        for operation in operations:
+            *parents, last = operation["path"].strip("/").split("/")
+            place = found
+            for part in parents:
+                place = place[part]
+            if operation["op"] == "add":
+                place[last] = operation["value"]
+            elif last not in place or place[last] != operation["value"]:
+                raise InvalidError(f"test failed: {operation}")
+        if self.refuses:
+            raise InvalidError("status.modules[0].state: Unsupported value")
+        self.writes.append(operations)
+        self.objects[name] = copy.deepcopy(found)
+        return found
+
+
+@pytest.fixture
+def api() -> Api:
+    api = Api()
+    api.put("a")
+    return api
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+async def writer(api: Api, clock: VirtualClock) -> AsyncIterator[StatusWriter]:
+    async with running(api, clock) as writer:
+        yield writer
+
+
+class running:  # noqa: N801
+    """A writer that runs until the end of the block."""
+
+    def __init__(self, api: Api, clock: VirtualClock) -> None:
+        self.writer = StatusWriter(api=api, clock=clock, backoff=Backoff(1.0, 1.0, 0.0))
+
+    async def __aenter__(self) -> StatusWriter:
+        self._task = asyncio.create_task(self.writer.run())
+        return self.writer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def said(sequence: int, *modules: Any, generation: int = 1, uid: str = "nms-1") -> Report:
+    return Report(
+        sequence=sequence, uid=uid, observed_generation=generation, modules=tuple(modules)
+    )
+
+
+def session_of(
+    instance: str = "one", *, node: str = "a", report: Report | None = None, boot: str = "boot-1"
+) -> Session:
+    greeting = Greeting(
+        instance=instance,
+        boot_id=boot,
+        kernel_version="6.1.0",
+        daemon_version="0.1.0",
+        journaled=Journaled(),
+        report=report or said(1),
+    )
+    session = Session(
+        node=node, pod=pod_of(node), greeting=greeting, connection=object(), mailbox=Mailbox()
+    )
+    session.mailbox.put(target(1, desired("one")))
+    return session
+
+
+async def claimed(writer: StatusWriter, session: Session, uid: str = "nms-1") -> Claim:
+    writer.report(session, session.greeting.report)
+    claim = await writer.claim(session, uid)
+    await rest()
+    return claim
+
+
+LOADED = reported("one")
+LOADING = reported("one", ModuleState.LOADING)
+PENDING = reported("one", ModuleState.PENDING)
+
+
+async def test_claim_writes_the_daemon_and_all_that_it_said(
+    api: Api, writer: StatusWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert await claimed(writer, session_of(report=said(4, LOADED))) is Claim.HELD
+    status = api.status("a")
+    assert status["daemon"] == {
+        "connected": True,
+        "podName": "kmm-daemon-a",
+        "version": "0.1.0",
+        "since": "2026-01-01T00:00:00Z",
+        "instance": "one",
+        "sequence": 4,
+    }
+    assert (status["observedGeneration"], status["bootId"]) == (1, "boot-1")
+    assert status["kernelVersion"] == "6.1.0"
+    assert status["summary"] == {"desired": 1, "loaded": 1, "failed": 0}
+    assert [module["state"] for module in status["modules"]] == ["Loaded"]
+    assert len(api.writes) == 1
+    persisted = [fields_of(one) for one in caplog.records if one.message == Fact.PERSISTED]
+    assert persisted == [{"node": "a", "instance": "one", "sequence": 4}]
+
+
+async def test_same_instance_with_the_same_state_costs_no_write_at_another_replica(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    report = said(4, LOADED)
+    await claimed(writer, session_of(report=report))
+    async with running(api, clock) as restarted:
+        assert await claimed(restarted, session_of(report=report)) is Claim.HELD
+        later = session_of(report=said(9, LOADED))
+        assert await claimed(restarted, later) is Claim.HELD
+    assert len(api.writes) == 1
+
+
+async def test_change_is_one_write_of_what_changed(api: Api, writer: StatusWriter) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADED, generation=2))
+    await rest()
+    assert len(api.writes) == 2
+    changed = {one["path"] for one in api.writes[1] if one["op"] == "add"}
+    assert changed == {
+        "/status/observedGeneration",
+        "/status/modules",
+        "/status/summary",
+        "/status/daemon/sequence",
+    }
+    assert api.status("a")["daemon"]["sequence"] == 2
+
+
+async def test_state_that_passes_within_a_second_is_not_written(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    for sequence, module in ((2, PENDING), (3, LOADING)):
+        writer.report(session, said(sequence, module, generation=0))
+        await clock.advance(0.4)
+    assert len(api.writes) == 1
+    writer.report(session, said(4, LOADED))
+    await rest()
+    assert len(api.writes) == 2
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+async def test_state_that_lasts_is_written_after_a_second(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADING, generation=0))
+    await clock.advance(0.9)
+    assert len(api.writes) == 1
+    await clock.advance(0.2)
+    assert api.status("a")["modules"][0]["state"] == "Loading"
+    await clock.advance(60.0)
+    assert len(api.writes) == 2
+
+
+async def test_failure_and_a_reason_to_wait_are_written_at_once(
+    api: Api, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    error = ModuleFailure(reason="KernelMismatch", message="for another kernel")
+    waiting = LOADED.__class__(
+        namespace="default", name="one", uid="u", state=ModuleState.PENDING, error=error
+    )
+    writer.report(session, said(2, waiting))
+    await rest()
+    assert api.status("a")["modules"][0]["error"]["reason"] == "KernelMismatch"
+
+
+async def test_change_beside_a_module_that_is_still_pulling_is_written_at_once(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADING, reported("two", ModuleState.PENDING), generation=0))
+    await clock.advance(1.0)
+    writer.report(session, said(3, LOADING, reported("two"), generation=0))
+    await rest()
+    assert [one["state"] for one in api.status("a")["modules"]] == ["Loading", "Loaded"]
+
+
+async def test_new_instance_takes_the_status_over_and_the_old_one_is_ended(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    old, new = session_of("old"), session_of("new", boot="boot-2")
+    await claimed(writer, old)
+    async with running(api, clock) as other:
+        assert await claimed(other, new) is Claim.HELD
+    assert api.status("a")["bootId"] == "boot-2"
+    writer.report(old, said(2, LOADED))
+    await rest()
+    assert api.status("a")["daemon"]["instance"] == "new"
+    assert "modules" in api.status("a")
+    assert api.status("a")["modules"] == []
+    assert old.ending is not None
+
+
+async def test_claim_is_lost_when_another_instance_comes_in_between(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session, other = session_of("one"), session_of("two")
+    writer.report(session, session.greeting.report)
+    async with running(api, clock) as elsewhere:
+        losing = asyncio.create_task(writer.claim(session, "nms-1"))
+        winning = asyncio.create_task(claimed(elsewhere, other))
+        assert {await losing, await winning} == {Claim.HELD, Claim.LOST}
+    assert len(api.writes) == 1
+
+
+async def test_claim_survives_a_last_word_of_the_old_instance(
+    api: Api, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of("old"))
+    session = session_of("new")
+    writer.report(session, session.greeting.report)
+    read = api.get
+
+    async def read_then_change(resource: Resource, name: str) -> Json:
+        found = await read(resource, name)
+        api.get = read  # type: ignore[method-assign]
+        api.status(name)["daemon"]["sequence"] = 77
+        return found
+
+    api.get = read_then_change  # type: ignore[method-assign]
+    assert await writer.claim(session, "nms-1") is Claim.HELD
+    assert api.status("a")["daemon"]["instance"] == "new"
+
+
+@pytest.mark.parametrize("there", [None, "another"])
+async def test_claim_of_an_object_that_is_gone_says_so(
+    api: Api, writer: StatusWriter, there: str | None
+) -> None:
+    del api.objects["a"]
+    if there:
+        api.put("a", uid=there)
+    assert await claimed(writer, session_of()) is Claim.GONE
+    assert api.writes == []
+
+
+async def test_report_about_a_former_object_does_not_count_as_observed(
+    api: Api, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of(report=said(3, LOADED, generation=8, uid="former")))
+    assert api.status("a")["observedGeneration"] == -1
+
+
+async def test_reports_are_coalesced_and_written_when_the_api_server_is_back(
+    api: Api, clock: VirtualClock, writer: StatusWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    api.away = True
+    for sequence in range(2, 30):
+        writer.report(session, said(sequence, LOADED, generation=sequence))
+        await clock.advance(0.5)
+    api.away = False
+    await clock.advance(2.0)
+    assert len(api.writes) == 2
+    assert api.status("a")["daemon"]["sequence"] == 29
+    assert caplog.messages.count("status not written") == 1
+
+
+async def test_older_report_never_replaces_a_newer_one(api: Api, writer: StatusWriter) -> None:
+    session = session_of(report=said(5, LOADED))
+    await claimed(writer, session)
+    writer.report(session, said(4))
+    await rest()
+    assert len(api.writes) == 1
+
+
+async def test_status_that_the_server_refuses_is_told_once_and_not_repeated(
+    api: Api, clock: VirtualClock, writer: StatusWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    api.refuses = True
+    writer.report(session, said(2, LOADED))
+    await clock.advance(600.0)
+    assert caplog.messages.count("status refused by the API server") == 1
+    api.refuses = False
+    writer.report(session, said(3, LOADED, generation=2))
+    await rest()
+    assert api.status("a")["daemon"]["sequence"] == 3
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+async def test_live_session_that_is_called_away_is_claimed_again(
+    api: Api, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    api.status("a")["daemon"]["connected"] = False
+    writer.observed("a", DaemonStatus(instance="one", connected=False))
+    writer.observed("b", DaemonStatus(instance="one", connected=False))
+    await rest()
+    assert api.status("a")["daemon"]["connected"] is True
+    writer.observed("a", DaemonStatus(instance="one", connected=False))
+    await rest()
+    assert len(api.writes) == 2, "what the cache says late costs nothing"
+
+
+async def test_last_word_of_a_session_is_written_after_its_end(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADING, generation=0))
+    await rest()
+    writer.closed(session)
+    async with asyncio.timeout(5):
+        await writer.flush()
+    assert api.status("a")["modules"][0]["state"] == "Loading"
+    assert writer._records == {}
+
+
+async def test_status_edited_by_hand_is_claimed_over(api: Api, writer: StatusWriter) -> None:
+    api.status("a").update(modules=[{"name": 3}], summary="none", daemon={"instance": ""})
+    assert await claimed(writer, session_of(report=said(1, LOADED))) is Claim.HELD
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
