@@ -1,28 +1,25 @@
 """The kernel of the node, through modprobe and rmmod: the implementation of values.Kernel."""
 
 import asyncio
+import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
+from kmm_common.errors import TransientError
 from kmm_common.logs import log
 from kmm_daemon.kernel import argv, classify, outcome
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.commands import Commands
+from kmm_daemon.kernel.contents import Contents, read_contents
 from kmm_daemon.kernel.firmware import Firmware
 from kmm_daemon.kernel.ledgerfile import LedgerFile
-from kmm_daemon.kernel.moduledir import (
-    ModuleTree,
-    asked_for,
-    find_directory,
-    named_by,
-    read_tree,
-    unload_order,
-)
-from kmm_daemon.kernel.outcome import Contents, Rows
+from kmm_daemon.kernel.moduledir import asked_for, named_by, read_tree
+from kmm_daemon.kernel.outcome import Rows
 from kmm_daemon.kernel.procfs import KernelFiles, KernelReader
 from kmm_daemon.kernel.runner import Deadline, Programs, Runner
 from kmm_daemon.kernel.workspace import Workspaces, module_directory
@@ -79,11 +76,13 @@ class ModprobeKernel:
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         """Return srcversion by kernel_name for the Module's kernel modules in the image."""
-        return (await self._contents(module, image, await self.view())).srcversions
+        with _failures_told():
+            return (await self._contents(module, image, await self.view())).srcversions
 
     async def keep_firmware_of(self, desired: frozenset[ModuleRef]) -> None:
         """Remove the firmware that Modules of an earlier boot have left. Raises StepError."""
-        await self._firmware.keep_only(desired, (await self.view()).boot_id)
+        with _failures_told():
+            await self._firmware.keep_only(desired, (await self.view()).boot_id)
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         """Make room, copy firmware, run modprobe, check. Raises StepError.
@@ -91,6 +90,18 @@ class ModprobeKernel:
         A load that fails leaves nothing behind that it brought; in-tree modules that made room
         stay out.
         """
+        with _failures_told():
+            return await self._load(module, image)
+
+    async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
+        """Take out what a Module has brought, but `keep`, and its firmware. Raises StepError.
+
+        What the Module asks for by name has to go; what came along with it stays while it is used.
+        """
+        with _failures_told():
+            await self._unload(record, keep)
+
+    async def _load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         self._commands.refuse_while_stuck(module.ref)
         view = await self.view()
         contents = await self._contents(module, image, view)
@@ -103,19 +114,16 @@ class ModprobeKernel:
         place = await self._workspaces.make(module, image, view.kernel_version)
         await self._make_room(module, contents)
         try:
-            await self._firmware.install(shipment, view.boot_id)
-            return await self._insert(module, contents, place)
+            with _failures_told():
+                await self._firmware.install(shipment, view.boot_id)
+                return await self._insert(module, contents, place)
         except StepError as error:
             # An init that is still running may yet ask for its firmware.
             if error.failure.reason != Reason.TIMED_OUT:
                 await self._forget(module.ref, view.boot_id)
             raise
 
-    async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
-        """Take out what a Module has brought, but `keep`, and its firmware. Raises StepError.
-
-        What the Module asks for by name has to go; what came along with it stays while it is used.
-        """
+    async def _unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         ref = record.module.ref
         asked = asked_for(record.module) or record.kernel_modules[:1]
         going = [name for name in record.kernel_modules if name not in keep]
@@ -134,7 +142,7 @@ class ModprobeKernel:
     ) -> Contents:
         """Return what the image brings; StepError says what makes it unusable."""
         _raise(argv.invalid(module))
-        contents = await asyncio.to_thread(_read_contents, module, image, view)
+        contents = await asyncio.to_thread(read_contents, module, image, view)
         _raise(outcome.built_in(module, contents, view))
         return contents
 
@@ -193,29 +201,6 @@ class ModprobeKernel:
         await asyncio.to_thread(self._workspaces.remove, ref)
 
 
-def _read_contents(module: DesiredModule, image: ReadyImage, view: KernelView) -> Contents:
-    directory = find_directory(image, module.modprobe.dir_name, view.kernel_version)
-    tree = read_tree(directory)
-    asked = asked_for(module)
-    if failure := outcome.unavailable(asked, tree, view):
-        # Another Module may still bring what the own one has to wait for.
-        raise StepError(failure, retry=asked[0] in tree.files)
-    named = asked or named_by(module.modprobe.raw_args.load, tree)
-    return _described(tree, asked, unload_order(tree, named))
-
-
-def _described(tree: ModuleTree, asked: tuple[str, ...], order: tuple[str, ...]) -> Contents:
-    infos = {name: tree.info(name) for name in order if name in tree.files}
-    own = infos.get(asked[0]) if asked else None
-    return Contents(
-        tree=tree,
-        asked=asked,
-        unload_order=order,
-        srcversions={name: info.srcversion for name, info in infos.items()},
-        vermagic=own.vermagic if own else "",
-    )
-
-
 def _what_went_wrong(
     contents: Contents, attempt: Attempt, before: Rows, after: KernelView
 ) -> StepError | None:
@@ -238,6 +223,20 @@ def _warn(ref: ModuleRef, contents: Contents, attempt: Attempt, before: Rows) ->
         log(logger, logging.WARNING, "parameter unknown", ref=str(ref), parameter=name)
     for name in outcome.foreign_below(contents, before):
         log(logger, logging.WARNING, "stands on another build", ref=str(ref), module=name)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Make an error of the node itself one that the user is told, and that is tried again."""
+    try:
+        yield
+    except TransientError as error:
+        failure = ModuleFailure(reason=Reason.MODPROBE_FAILED, message=str(error))
+        raise StepError(failure) from error
+    except OSError as error:
+        message = f"{error.filename or 'the node'}: {error.strerror or error}"
+        reason = Reason.DISK_FULL if error.errno == errno.ENOSPC else Reason.MODPROBE_FAILED
+        raise StepError(ModuleFailure(reason=reason, message=message)) from error
 
 
 def _raise(failure: ModuleFailure | None) -> None:

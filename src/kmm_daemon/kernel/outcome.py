@@ -1,45 +1,15 @@
 """What a load or a removal has come to, and what may be taken out: pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure
+from kmm_daemon.kernel.contents import Contents
 from kmm_daemon.kernel.moduledir import ModuleTree
 from kmm_daemon.kernel.procfs import in_use
 from kmm_daemon.values import KernelModule, KernelView, LoadedRecord, kernel_name
 
 Rows = Mapping[str, KernelModule]
-SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What an image brings for a Module."""
-
-    tree: ModuleTree
-    asked: tuple[str, ...]
-    """kernel_names the Module asks for, its own first; empty with rawArgs."""
-    unload_order: tuple[str, ...] = ()
-    """kernel_names that a load may bring, in the order of unloading."""
-    srcversions: Mapping[str, str] = field(default_factory=dict)
-    """Of those that the image has; empty where a file has none."""
-    vermagic: str = ""
-    """Of the Module's own file."""
-
-    @property
-    def own(self) -> str:
-        return self.asked[0] if self.asked else ""
-
-
-def unavailable(asked: Iterable[str], tree: ModuleTree, view: KernelView) -> ModuleFailure | None:
-    """Return what is missing: a name the Module asks for that neither image nor kernel has."""
-    for name in asked:
-        if name not in tree.files and name not in view.builtin and name not in view.modules:
-            has = ", ".join(sorted(tree.files)[:SHOWN]) or "no module"
-            message = f"the image has no module {name} for kernel {view.kernel_version}: it has"
-            return ModuleFailure(reason=Reason.MODULE_NOT_FOUND, message=f"{message} {has}")
-    return None
 
 
 def built_in(module: DesiredModule, contents: Contents, view: KernelView) -> ModuleFailure | None:

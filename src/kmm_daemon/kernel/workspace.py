@@ -5,7 +5,6 @@ unload finds the indexes of its load even when the image has left the store.
 """
 
 import asyncio
-import errno
 import shutil
 from pathlib import Path
 
@@ -34,16 +33,10 @@ class Workspaces:
         self._runner = runner
 
     async def make(self, module: DesiredModule, image: ReadyImage, kernel: str) -> Place:
-        """Return a fresh workspace for a load. Raises StepError."""
+        """Return a fresh workspace for a load. Raises StepError, OSError."""
         source = await asyncio.to_thread(find_directory, image, module.modprobe.dir_name, kernel)
         place = self._place(module, source.name)
-        try:
-            complete = await asyncio.to_thread(_link, source, place, module)
-        except OSError as error:
-            message = f"cannot write {error.filename}: {error.strerror}; make room in /run"
-            reason = Reason.DISK_FULL if error.errno == errno.ENOSPC else Reason.MODPROBE_FAILED
-            raise StepError(ModuleFailure(reason=reason, message=message)) from error
-        if not complete:
+        if not await asyncio.to_thread(_link, source, place, module):
             await self._index(place)
         return place
 

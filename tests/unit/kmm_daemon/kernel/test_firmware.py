@@ -183,7 +183,7 @@ async def test_link_of_the_host_that_leads_out_of_its_directory_is_refused(world
 
 async def test_image_without_the_directory_is_refused(world: World):
     (world.root / "images/a").mkdir(parents=True)
-    with pytest.raises(StepError, match="no directory /firmware: correct modprobe.firmwarePath"):
+    with pytest.raises(StepError, match=r"no directory /firmware: correct modprobe\.firmwarePath"):
         await world.install(A, ReadyImage(digest="d", root=world.root / "images/a"))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
+from kmm_common.errors import TransientError
 from kmm_daemon.kernel.modprobe import ModprobeKernel
 from kmm_daemon.kernel.runner import Completed, Running
 from kmm_daemon.values import Kernel, LoadedRecord, ReadyImage, StepError
@@ -303,3 +304,20 @@ async def test_ignored_parameter_is_logged_and_the_load_succeeds(node, kernel, s
     await kernel.load(module("low", parameters=("bogus=1",)), stack)
     warning = next(entry for entry in caplog.records if entry.getMessage() == "parameter unknown")
     assert warning.kmm_fields == {"ref": "ns/low", "parameter": "bogus"}
+
+
+async def test_error_of_the_node_itself_is_told_and_tried_again(node, kernel, stack, monkeypatch):
+    async def not_started(argv, deadline):
+        raise TransientError("cannot start /sbin/modprobe: Cannot allocate memory")
+
+    monkeypatch.setattr(node, "run", not_started)
+    error = await refused(kernel.load(module("low"), stack))
+    assert (error.failure.reason, error.retry) == (Reason.MODPROBE_FAILED, True)
+    assert error.failure.message == "cannot start /sbin/modprobe: Cannot allocate memory"
+
+
+async def test_unusable_run_directory_is_told(node, kernel, stack):
+    (node.root / "run/modules").symlink_to("/dev/full")
+    error = await refused(kernel.load(module("low"), stack))
+    assert error.failure.reason == Reason.MODPROBE_FAILED
+    assert "/run/modules" in error.failure.message

@@ -4,8 +4,8 @@ import pytest
 
 from kmm_common.api.names import Reason
 from kmm_daemon.kernel import outcome
+from kmm_daemon.kernel.contents import Contents, unavailable
 from kmm_daemon.kernel.moduledir import ModuleTree
-from kmm_daemon.kernel.outcome import Contents
 from kmm_daemon.values import KernelModule, KernelView
 from support.tmpkernel import KERNEL, module
 
@@ -29,14 +29,14 @@ def contents(*asked: str, files: tuple[str, ...] = (), **more) -> Contents:
 
 
 def test_missing_module_is_named_with_what_the_image_has():
-    failure = outcome.unavailable(("x",), contents(files=("b", "a")).tree, view())
+    failure = unavailable(("x",), contents(files=("b", "a")).tree, view())
     assert failure is not None
     assert failure.message == "the image has no module x for kernel 6.1.176: it has a, b"
 
 
 def test_name_is_available_when_image_or_kernel_has_it():
     known = view(row("live"), builtin=frozenset({"built"}))
-    assert outcome.unavailable(("f", "live", "built"), contents(files=("f",)).tree, known) is None
+    assert unavailable(("f", "live", "built"), contents(files=("f",)).tree, known) is None
 
 
 @pytest.mark.parametrize(
