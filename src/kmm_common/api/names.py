@@ -43,10 +43,16 @@ def parse_ready_label(key: str) -> tuple[str, str] | None:
     A namespace has no dots, a Module's name may have: the first dot separates them.
     """
     prefix, suffix = f"{LABEL_DOMAIN}/", ".ready"
-    if not (key.startswith(prefix) and key.endswith(suffix)) or key.endswith(".version.ready"):
+    if not (key.startswith(prefix) and key.endswith(suffix)):
         return None
-    namespace, dot, name = key[len(prefix) : -len(suffix)].partition(".")
-    return (namespace, name) if dot and namespace and name else None
+    namespace, _, name = key[len(prefix) : -len(suffix)].partition(".")
+    return (namespace, name) if namespace and name and not name.endswith(".version") else None
+
+
+def parse_version_ready_label(key: str) -> tuple[str, str] | None:
+    """Return (namespace, name) of a label with a loaded version, None for any other key."""
+    stem = key.removesuffix(".version.ready")
+    return parse_ready_label(f"{stem}.ready") if stem != key else None
 
 
 def label_fits(key: str) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from kmm_common.desired import DesiredModule
+from kmm_common.desired import DesiredModule, ModuleRef
 from kmm_common.oci.reference import parse_reference
 from kmm_cp.policy.truth import is_loaded
 from kmm_cp.policy.values import NodeState
@@ -73,14 +73,18 @@ def reported_digest(entry: DesiredModule, state: NodeState) -> str:
     return report.image_digest if report and is_loaded(entry, report, state) else ""
 
 
-def known_digests(states: Iterable[NodeState]) -> Mapping[ImageKey, str]:
+def known_digests(
+    states: Iterable[NodeState], *, only: ModuleRef | None = None
+) -> Mapping[ImageKey, str]:
     """Return what images already stand for on nodes, so that every node loads the same bytes.
 
-    What most nodes have wins, then the smaller digest.
+    What most nodes have wins, then the smaller digest. `only`: the images of one Module.
     """
     counts: dict[ImageKey, Counter[str]] = {}
     for state in states:
         for entry in state.modules:
+            if only not in (None, entry.ref):
+                continue
             if digest := entry.image_digest or reported_digest(entry, state):
                 counts.setdefault(image_key(entry), Counter())[digest] += 1
     return {key: min(found, key=lambda d: (-found[d], d)) for key, found in counts.items()}

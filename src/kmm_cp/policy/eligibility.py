@@ -53,7 +53,7 @@ def eligibility(module: Module, node: Node, state: NodeState | None, now: dateti
     """Judge a Module for a node: the first rule that has an answer."""
     taints = taint_verdict(node, module.spec.tolerations, now)
     return (
-        _unfit(module)
+        unfit(module)
         or _not_selected(module, node)
         or _driven_off(taints)
         or _version_missing(module, node)
@@ -92,7 +92,8 @@ def version_of(module: Module) -> str:
     return loader.container.version if loader else ""
 
 
-def _unfit(module: Module) -> NotEligible | None:
+def unfit(module: Module) -> NotEligible | None:
+    """Say why no node at all should have a Module."""
     if module.deleting:
         return NotEligible(reason=Reason.DELETING, message="the Module is being deleted")
     if module.spec.module_loader is None:

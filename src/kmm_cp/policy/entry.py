@@ -5,7 +5,7 @@ from dataclasses import replace
 from kmm_common.api.module import ModprobeArgs as ArgsSpec
 from kmm_common.api.module import Module, ModuleLoaderContainer
 from kmm_common.api.names import Reason
-from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, RegistryTLS, config_hash
+from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, config_hash
 from kmm_common.errors import TerminalError
 from kmm_common.oci.errors import InvalidReferenceError
 from kmm_common.oci.reference import parse_reference
@@ -31,14 +31,31 @@ def entry_for(module: Module, match: Match, kernel_version: str) -> DesiredModul
         image=_image(module, found, kernel_version),
         image_pull_policy=container.image_pull_policy or DEFAULT_PULL_POLICY,
         pull_secret=secret.name if secret else "",
-        registry_tls=RegistryTLS(
-            insecure=found.registry_tls.insecure,
-            insecure_skip_tls_verify=found.registry_tls.insecure_skip_tls_verify,
-        ),
+        registry_tls=found.registry_tls,
         in_tree_modules_to_remove=found.in_tree_modules_to_remove,
         modprobe=_modprobe(container),
         version=container.version,
     )
+
+
+class Entries:
+    """The entries of one Module, each made once: nodes are many, kernels are few."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._made: dict[str, DesiredModule | TerminalError] = {}
+
+    def at(self, match: Match, kernel_version: str) -> DesiredModule | TerminalError:
+        """Return the entry for a kernel and its mapping, or why there is none."""
+        if kernel_version not in self._made:
+            self._made[kernel_version] = self._make(match, kernel_version)
+        return self._made[kernel_version]
+
+    def _make(self, match: Match, kernel_version: str) -> DesiredModule | TerminalError:
+        try:
+            return entry_for(self._module, match, kernel_version)
+        except TerminalError as error:
+            return error
 
 
 def with_digest(entry: DesiredModule, digest: str) -> DesiredModule:

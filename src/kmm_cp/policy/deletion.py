@@ -1,0 +1,69 @@
+"""Whether a Module that is deleted may go: what its finalizer still waits for."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kmm_common.api.module import Module
+from kmm_common.api.names import Reason
+from kmm_common.desired import ModuleRef
+from kmm_cp.policy.truth import Truth, truth_of
+from kmm_cp.policy.values import Node, NodeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A node that a Module's deletion waits for."""
+
+    node: str
+    reason: str
+    """One of kmm_common.api.names.Reason."""
+    message: str
+    """Names the holder, where one keeps the module in the kernel."""
+
+
+def waits_for(
+    module: Module,
+    nodes: Mapping[str, Node],
+    states: Iterable[NodeState],
+    *,
+    live: Callable[[str], bool],
+    now: datetime,
+    disconnected_seconds: float,
+) -> tuple[Wait, ...]:
+    """Return what the finalizer waits for, by node; empty: it may go.
+
+    Every spec must be without the Module. Its unload is waited for on connected nodes only: the
+    others (gone, booted since, disconnected for longer than the limit) unload on their return.
+    """
+    given_up = now - timedelta(seconds=disconnected_seconds)
+    found = (
+        _wait(module.ref, nodes[state.name], state, live=live(state.name), given_up=given_up)
+        for state in states
+        if state.name in nodes
+    )
+    return tuple(sorted((wait for wait in found if wait), key=lambda wait: wait.node))
+
+
+def _wait(
+    ref: ModuleRef, node: Node, state: NodeState, *, live: bool, given_up: datetime
+) -> Wait | None:
+    if state.entry(ref):
+        message = "its NodeModulesState still has the Module"
+        return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+    report = state.report_of(ref)
+    if report is None or truth_of(node, state, live=live) is not Truth.CURRENT:
+        return None
+    if not live and _disconnected_since(state, given_up):
+        return None
+    if report.error:
+        return Wait(node=node.name, reason=report.error.reason, message=report.error.message)
+    message = f"the daemon says {report.state}"
+    return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+
+
+def _disconnected_since(state: NodeState, given_up: datetime) -> bool:
+    daemon = state.daemon
+    if daemon.connected:
+        return False
+    return not daemon.since or datetime.fromisoformat(daemon.since) <= given_up

@@ -1,0 +1,136 @@
+"""What became of a Module on one node."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+
+from kmm_common.api.module import Module
+from kmm_common.api.names import Reason
+from kmm_common.desired import DesiredModule, ModuleRef, ModuleState, ReportedModule
+from kmm_common.errors import TerminalError
+from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility
+from kmm_cp.policy.entry import Entries
+from kmm_cp.policy.truth import Truth, is_loaded, truth_of
+from kmm_cp.policy.values import Node, NodeState
+
+_NOT_TARGETED = frozenset(
+    {
+        Reason.DELETING,
+        Reason.NO_MODULE_LOADER,
+        Reason.NAME_TOO_LONG,
+        Reason.SELECTOR_MISMATCH,
+        Reason.CORDONED,
+        Reason.UNTOLERATED_TAINT,
+    }
+)
+
+
+class Kind(Enum):
+    """How far a Module is on a node; only the first four are nodes that it should be on."""
+
+    LOADED = "loaded as its spec says"
+    FAILED = "failed for good"
+    COMING = "on its way, or failed with retries left"
+    AWAY = "not loaded, and the node is not ready"
+
+    INVALID = "its spec does not work out for the node's kernel"
+    HELD = "another version is ordered"
+    UNMAPPED = "no mapping for the kernel"
+    OUT = "not to be there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a Module on one node."""
+
+    node: str
+    kernel: str
+    kind: Kind = Kind.COMING
+    note: str = ""
+    """The reason, for people."""
+    reason: str = ""
+    """INVALID: one of kmm_common.api.names.Reason."""
+    targeted: bool = True
+    """Selected, and not kept out by taints: upstream's nodesMatchingSelectorNumber."""
+    planned: bool = False
+    """The node's spec has the Module: upstream's desiredNumber."""
+    available: bool = False
+    """What the node's spec has is loaded: upstream's availableNumber."""
+    wanted: DesiredModule | None = None
+    """What the Module says for the node's kernel, without digest, where the node should have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """A node as a status is made of it."""
+
+    node: Node
+    state: NodeState | None
+    live: bool
+    """A session of the node stands."""
+
+    def planned(self, ref: ModuleRef) -> DesiredModule | None:
+        """Return what the node's spec has of a Module."""
+        return self.state.entry(ref) if self.state else None
+
+    def report(self, ref: ModuleRef) -> ReportedModule | None:
+        """Return what was said of a Module in the running boot."""
+        if self.state is None:
+            return None
+        truth = truth_of(self.node, self.state, live=self.live)
+        return self.state.report_of(ref) if truth is Truth.CURRENT else None
+
+    def has_loaded(self, ref: ModuleRef) -> bool:
+        """Tell whether what the node's spec has of a Module is loaded."""
+        entry, report = self.planned(ref), self.report(ref)
+        return bool(self.state and entry and is_loaded(entry, report, self.state))
+
+
+def outcome_of(module: Module, entries: Entries, sight: Sight, now: datetime) -> Outcome:
+    """Say what became of a Module on a node; `entries` are the Module's."""
+    outcome = Outcome(
+        node=sight.node.name,
+        kernel=sight.node.kernel_version,
+        planned=sight.planned(module.ref) is not None,
+        available=sight.has_loaded(module.ref),
+    )
+    match eligibility(module, sight.node, sight.state, now):
+        case NotEligible(reason=reason):
+            kind = Kind.UNMAPPED if reason is Reason.NO_MATCHING_KERNEL else Kind.OUT
+            return replace(outcome, kind=kind, targeted=reason not in _NOT_TARGETED)
+        case Held(reason=Reason.VERSION_HELD):
+            return replace(outcome, kind=Kind.HELD)
+        case Held(reason=reason, message=message):
+            return replace(outcome, kind=Kind.INVALID, reason=reason, note=message)
+        case Eligible(match=match):
+            wanted = entries.at(match, sight.node.kernel_version)
+            return _wanted(outcome, wanted, sight)
+
+
+def _wanted(outcome: Outcome, wanted: DesiredModule | TerminalError, sight: Sight) -> Outcome:
+    if isinstance(wanted, TerminalError):
+        return replace(outcome, kind=Kind.INVALID, reason=wanted.reason, note=str(wanted))
+    outcome = replace(outcome, wanted=wanted)
+    up_to_date = _says(sight.planned(wanted.ref), wanted)
+    if up_to_date and outcome.available:
+        return replace(outcome, kind=Kind.LOADED)
+    if not sight.node.ready or sight.node.deleting:
+        return replace(outcome, kind=Kind.AWAY)
+    return _unfinished(outcome, wanted, sight) if up_to_date else outcome
+
+
+def _unfinished(outcome: Outcome, wanted: DesiredModule, sight: Sight) -> Outcome:
+    """A failure is for good only if the daemon says that it is done with this very spec."""
+    report = sight.report(wanted.ref)
+    if report is None or report.uid != wanted.uid or report.error is None:
+        return outcome
+    note = f"{report.error.reason}: {report.error.message}"
+    final = report.state is ModuleState.FAILED and sight.state and sight.state.settled
+    return replace(outcome, kind=Kind.FAILED if final else Kind.COMING, note=note)
+
+
+def _says(planned: DesiredModule | None, wanted: DesiredModule) -> bool:
+    """Tell whether a planned entry is what the Module says, whatever image and node add."""
+    if planned is None:
+        return False
+    return replace(planned, image_digest="", config_hash="", conflicts_with="") == wanted
