@@ -119,8 +119,13 @@ class KubeClient:
         path = resource.path(name, namespace=namespace, subresource=subresource)
         return await self._request("PATCH", path, body=operations, content_type=_JSON_PATCH)
 
-    async def delete(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
-        return await self._request("DELETE", resource.path(name, namespace=namespace))
+    async def delete(
+        self, resource: Resource, name: str, *, namespace: str = "", uid: str = ""
+    ) -> Object:
+        """Delete an object; with `uid` only that one: ConflictError for another of its name."""
+        body = {"preconditions": {"uid": uid}} if uid else None
+        path = resource.path(name, namespace=namespace)
+        return await self._request("DELETE", path, body=body)
 
     async def watch(
         self,

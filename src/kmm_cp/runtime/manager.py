@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from kmm_common.backoff import Backoff
@@ -18,8 +18,7 @@ DRAIN_SECONDS = 4.0
 class Service(Protocol):
     """Anything that runs beside the controllers, such as an informer."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     async def run(self) -> None: ...
 
@@ -41,7 +40,10 @@ class Manager:
         services: Sequence[Service],
         controllers: Sequence[Controller[Any]],
         clock: Clock,
+        before_controllers: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before_controllers` is called once, when all caches are synced."""
+        self._before_controllers = before_controllers
         self._caches = caches
         self._services = services
         self._controllers = controllers
@@ -72,6 +74,7 @@ class Manager:
             if not cache.synced.is_set():
                 log(logger, logging.INFO, "waiting for a cache", resource=cache.name)
             await cache.synced.wait()
+        self._before_controllers()
         self.synced.set()
         log(logger, logging.INFO, "caches synced", controllers=len(self._controllers))
         async with asyncio.TaskGroup() as tasks:

@@ -1,6 +1,8 @@
 """A deduplicating queue: one entry a key, one worker a key at a time, fresh changes first."""
 
 import asyncio
+import heapq
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -41,6 +43,9 @@ class Queue(Generic[K]):
         # Insertion order is the order within a priority.
         self._ready: dict[Priority, dict[K, None]] = {priority: {} for priority in Priority}
         self._due: dict[K, float] = {}
+        # May hold entries that _due has overtaken; those are skipped.
+        self._timers: list[tuple[float, int, K]] = []
+        self._timer_number = 0
         self._in_progress: set[K] = set()
         self._dirty: dict[K, Priority] = {}
         self._failures: dict[K, int] = {}
@@ -63,8 +68,11 @@ class Queue(Generic[K]):
         if self._closed or any(key in keys for keys in self._ready.values()):
             return
         due = self._clock.monotonic() + seconds
-        self._due[key] = min(due, self._due.get(key, due))
-        self._wake.set()
+        if due < self._due.get(key, math.inf):
+            self._due[key] = due
+            self._timer_number += 1
+            heapq.heappush(self._timers, (due, self._timer_number, key))
+            self._wake.set()
 
     async def get(self) -> K:
         """Return the next key; it is in progress until done(). Raises ClosedError."""
@@ -115,20 +123,32 @@ class Queue(Generic[K]):
         self._ready[priority].setdefault(key)
 
     def _promote(self) -> None:
+        """Make ready what is due; a key in progress is added again when its turn ends."""
         now = self._clock.monotonic()
-        for key in [key for key, due in self._due.items() if due <= now]:
-            if key not in self._in_progress:
-                del self._due[key]
+        while (due := self._next_due()) is not None and due <= now:
+            _, _, key = heapq.heappop(self._timers)
+            del self._due[key]
+            if key in self._in_progress:
+                self._dirty.setdefault(key, Priority.FRESH)
+            else:
                 self._put(key, Priority.FRESH)
+
+    def _next_due(self) -> float | None:
+        while self._timers:
+            due, _, key = self._timers[0]
+            if self._due.get(key) == due:
+                return due
+            heapq.heappop(self._timers)
+        return None
 
     async def _wait(self) -> None:
         """Wait for an add, or for the earliest key that is due."""
-        waiting = [due for key, due in self._due.items() if key not in self._in_progress]
-        if not waiting:
+        due = self._next_due()
+        if due is None:
             await self._wake.wait()
             return
         async with asyncio.TaskGroup() as group:
-            timer = group.create_task(self._ring(min(waiting)), name="queue timer")
+            timer = group.create_task(self._ring(due), name="queue timer")
             await self._wake.wait()
             timer.cancel()
 

@@ -1,0 +1,58 @@
+"""Keeps a node's ready labels true to its persisted status, and says so in events."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kmm_common.api.names import Event
+from kmm_common.logs import Fact, log
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.events import EventRecorder, Regarding
+from kmm_cp.kube.resources import NODES
+from kmm_cp.policy.labels import LabelChange, label_change
+from kmm_cp.policy.values import Node, NodeState
+from kmm_cp.runtime.controller import DONE, Result
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReconciler:
+    """Key: the node's name."""
+
+    client: KubeClient
+    events: EventRecorder
+    nodes: Mapping[str, Node]
+    states: Mapping[str, NodeState]
+    live: Callable[[str], bool]
+    """Tells whether a replica holds a session of the node."""
+
+    async def reconcile(self, name: str) -> Result:
+        node = self.nodes.get(name)
+        if node is None or node.deleting:
+            return DONE
+        change = label_change(node, self.states.get(name), live=self.live(name))
+        if change.patch:
+            await self._patch(node, change)
+        return DONE
+
+    async def _patch(self, node: Node, change: LabelChange) -> None:
+        """Patch under the Node's resourceVersion: a replica that is behind cannot restore a lie."""
+        metadata = {"resourceVersion": node.resource_version, "labels": dict(change.patch)}
+        await self.client.patch_merge(NODES, node.name, {"metadata": metadata})
+        log(
+            logger,
+            logging.INFO,
+            Fact.LABELLED,
+            node=node.name,
+            boot_id=node.boot_id,
+            added=[str(ref) for ref in change.added],
+            removed=[str(ref) for ref in change.removed],
+        )
+        for ref in change.added:
+            self._tell(node, Event.MODULE_LOADED, f"Module {ref} loaded into the kernel")
+        for ref in change.removed:
+            self._tell(node, Event.MODULE_UNLOADED, f"Module {ref} unloaded from the kernel")
+
+    def _tell(self, node: Node, reason: Event, message: str) -> None:
+        self.events.normal(Regarding.node(node.name, node.uid), reason, message)

@@ -1,0 +1,82 @@
+"""The informers of a control plane, and what each makes of an object."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kmm_common.api.module import Module
+from kmm_common.clock import Clock
+from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.informer import Informer
+from kmm_cp.kube.resources import (
+    CONFIG_MAPS,
+    MODULES,
+    NAMESPACES,
+    NODE_MODULES_STATES,
+    NODES,
+    PODS,
+)
+from kmm_cp.policy.values import Node, NodeState
+from kmm_cp.reconcilers.live import Listed
+from kmm_cp.roles.adapters import pod_facts
+from kmm_cp.serving.ports import PodFacts
+from kmm_cp.serving.served import nodes_in
+
+SERVED_LABELS = {"app.kubernetes.io/part-of": "kmm", "kmm.node.kubernetes.io/list": "served"}
+_SERVED_SELECTOR = ",".join(f"{key}={value}" for key, value in SERVED_LABELS.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caches:
+    """One informer a resource; Pods and ConfigMaps of the operator's namespace only."""
+
+    modules: Informer[Module]
+    nodes: Informer[Node]
+    states: Informer[NodeState]
+    pods: Informer[PodFacts]
+    namespaces: Informer[Mapping[str, str]]
+    served: Informer[Listed]
+
+    def all(self) -> list[Informer[Any]]:
+        """Return all of them."""
+        return [self.modules, self.nodes, self.states, self.pods, self.namespaces, self.served]
+
+
+def caches(client: KubeClient, *, namespace: str, clock: Clock) -> Caches:
+    """Build the informers; nothing runs yet."""
+    return Caches(
+        modules=Informer(client, MODULES, Module.from_object, clock=clock),
+        nodes=Informer(client, NODES, _node_decoder(clock), clock=clock),
+        states=Informer(client, NODE_MODULES_STATES, NodeState.from_object, clock=clock),
+        pods=Informer(client, PODS, pod_facts, clock=clock, namespace=namespace),
+        namespaces=Informer(client, NAMESPACES, _labels, clock=clock),
+        served=Informer(
+            client,
+            CONFIG_MAPS,
+            _listed,
+            clock=clock,
+            namespace=namespace,
+            label_selector=_SERVED_SELECTOR,
+        ),
+    )
+
+
+def _node_decoder(clock: Clock) -> Callable[[Object], Node]:
+    """Return a decoder that knows since when each taint was seen."""
+    seen: dict[str, Node] = {}
+
+    def decode(content: Object) -> Node:
+        node = Node.from_object(content)
+        timed = node.with_taints_timed(seen.get(node.name), clock.now())
+        seen[node.name] = timed
+        return timed
+
+    return decode
+
+
+def _labels(namespace: Object) -> Mapping[str, str]:
+    return namespace["metadata"].get("labels") or {}
+
+
+def _listed(config_map: Object) -> Listed:
+    return nodes_in(config_map.get("data") or {})

@@ -1,0 +1,169 @@
+"""The leader's half: reconcilers, their controllers, and what sets them off."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from kmm_common.clock import Clock
+from kmm_cp.images.pins import Pins
+from kmm_cp.images.resolver import DigestResolver
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.events import EventRecorder
+from kmm_cp.kube.informer import Change
+from kmm_cp.policy.digests import known_digests
+from kmm_cp.policy.module_status import Rules
+from kmm_cp.policy.values import NodeState
+from kmm_cp.reconcilers.connection import ConnectionReconciler
+from kmm_cp.reconcilers.label import LabelReconciler
+from kmm_cp.reconcilers.live import Live, LiveNodes
+from kmm_cp.reconcilers.module import ModuleReconciler
+from kmm_cp.reconcilers.module_status import ModuleStatusReconciler
+from kmm_cp.reconcilers.node import NodeReconciler
+from kmm_cp.reconcilers.restore import RestoreReconciler
+from kmm_cp.reconcilers.triggers import Triggers
+from kmm_cp.roles.adapters import SecretReader
+from kmm_cp.roles.caches import Caches
+from kmm_cp.runtime.controller import Controller, Metrics, Reconcile
+from kmm_cp.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What the leader runs."""
+
+    controllers: list[Controller[str]]
+    pins: Pins
+    restore: RestoreReconciler
+    restore_controller: Controller[str]
+    adopt_digests: Any
+    """Called once the caches are synced, before the controllers start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    client: KubeClient
+    events: EventRecorder
+    caches: Caches
+    live: Live
+    pins: Pins
+    settings: Settings
+    clock: Clock
+
+
+def control(
+    client: KubeClient,
+    caches: Caches,
+    events: EventRecorder,
+    *,
+    settings: Settings,
+    registry: CollectorRegistry,
+    clock: Clock,
+) -> Control:
+    """Build everything and connect it to the informers; nothing runs yet."""
+    metrics = Metrics(registry)
+    pins = Pins(
+        resolver=DigestResolver(),
+        secrets=SecretReader(client),
+        clock=clock,
+        # Late: the triggers need the queues of the controllers that plan with the pins.
+        on_change=lambda key: triggers.image_changed(key),
+    )
+    parts = _Parts(
+        client=client,
+        events=events,
+        caches=caches,
+        live=LiveNodes(caches.served.store),
+        pins=pins,
+        settings=settings,
+        clock=clock,
+    )
+    restore = RestoreReconciler(client=client, events=events, nodes=caches.nodes.store)
+    reconciles: Mapping[str, Reconcile[str]] = {
+        **_reconciles(parts),
+        "restore": restore.reconcile,
+    }
+    controllers = {
+        name: Controller(name, reconcile, clock=clock, metrics=metrics)
+        for name, reconcile in reconciles.items()
+    }
+    triggers = _triggers(controllers, caches)
+    _listen(caches, triggers, pins)
+    return Control(
+        controllers=list(controllers.values()),
+        pins=pins,
+        restore=restore,
+        restore_controller=controllers["restore"],
+        adopt_digests=lambda: pins.adopt(known_digests(caches.states.store.values())),
+    )
+
+
+def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
+    """Return the reconcilers that read all three caches."""
+    caches, settings = parts.caches, parts.settings
+    shared: dict[str, Any] = {"client": parts.client, "clock": parts.clock}
+    views: dict[str, Any] = {"nodes": caches.nodes.store, "states": caches.states.store}
+    modules = caches.modules.store
+    return {
+        "node": NodeReconciler(
+            **shared,
+            **views,
+            modules=modules,
+            digests=parts.pins,
+            live=parts.live,
+            observe=caches.states.observe,
+        ).reconcile,
+        "label": LabelReconciler(
+            client=parts.client, events=parts.events, live=parts.live, **views
+        ).reconcile,
+        "connection": ConnectionReconciler(
+            **shared, states=caches.states.store, live=parts.live
+        ).reconcile,
+        "module": ModuleReconciler(
+            **shared,
+            **views,
+            modules=modules,
+            namespaces=caches.namespaces.store,
+            live=parts.live,
+            disconnected_seconds=settings.disconnected_seconds,
+        ).reconcile,
+        "module-status": ModuleStatusReconciler(
+            **shared,
+            **views,
+            modules=modules,
+            digests=parts.pins,
+            live=parts.live,
+            rules=Rules(
+                tolerated_failures=settings.tolerated_failures,
+                disconnected_seconds=settings.disconnected_seconds,
+            ),
+        ).reconcile,
+    }
+
+
+def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Triggers:
+    return Triggers(
+        modules=caches.modules.store,
+        nodes=caches.nodes.store,
+        states=caches.states.store,
+        node_queue=controllers["node"].queue,
+        label_queue=controllers["label"].queue,
+        connection_queue=controllers["connection"].queue,
+        module_queue=controllers["module"].queue,
+        status_queue=controllers["module-status"].queue,
+    )
+
+
+def _listen(caches: Caches, triggers: Triggers, pins: Pins) -> None:
+    caches.modules.add_handler(triggers.module_changed)
+    caches.nodes.add_handler(triggers.node_changed)
+    caches.states.add_handler(triggers.state_changed)
+    caches.served.add_handler(triggers.served_changed)
+
+    def adopt(change: Change[NodeState]) -> None:
+        """Pin what a daemon found out where no registry answered the control plane."""
+        if change.fresh and change.new is not None:
+            pins.adopt(known_digests([change.new]))
+
+    caches.states.add_handler(adopt)

@@ -1,0 +1,112 @@
+"""The half that every replica runs: what daemons talk to."""
+
+from dataclasses import dataclass
+
+from kmm_common.clock import Clock
+from kmm_common.tls import ServerTls, TlsFiles
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.informer import Change
+from kmm_cp.policy.values import NodeState
+from kmm_cp.roles.adapters import ConfigMapWriter, PodCache, SecretReader, StateReader
+from kmm_cp.roles.caches import SERVED_LABELS, Caches
+from kmm_cp.serving.credentials import PullCredentials
+from kmm_cp.serving.fragments import Fragments
+from kmm_cp.serving.identity import DaemonPods, Identities
+from kmm_cp.serving.listener import Listener
+from kmm_cp.serving.notifier import Notifier
+from kmm_cp.serving.ports import Observer
+from kmm_cp.serving.sender import Sender
+from kmm_cp.serving.served import Served
+from kmm_cp.serving.service import NodeLink
+from kmm_cp.serving.sessions import Sessions
+from kmm_cp.serving.status import StatusWriter
+from kmm_cp.serving.turns import Turns
+from kmm_cp.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What a replica runs to serve daemons."""
+
+    listener: Listener
+    status: StatusWriter
+    served: Served
+
+
+def serving(
+    client: KubeClient,
+    caches: Caches,
+    observer: Observer,
+    *,
+    settings: Settings,
+    replica: str,
+    clock: Clock,
+) -> Serving:
+    """Build everything and connect it to the informers; nothing runs yet."""
+    sessions = Sessions(clock=clock, observer=observer)
+    status = StatusWriter(api=client, clock=clock)
+    _listen(caches, Notifier(sessions), status)
+    states = StateReader(client, caches.states.store)
+    service = NodeLink(
+        identities=_identities(caches, observer, settings),
+        sessions=sessions,
+        sender=Sender(
+            states=states,
+            claims=status,
+            fragments=Fragments(),
+            observer=observer,
+            clock=clock,
+            turns=Turns(),
+        ),
+        reports=status,
+        credentials=PullCredentials(states=states, secrets=SecretReader(client), clock=clock),
+        ready=lambda: all(cache.synced.is_set() for cache in caches.all()),
+        clock=clock,
+    )
+    files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
+    return Serving(
+        listener=Listener(
+            settings.listen,
+            service=service,
+            sessions=sessions,
+            server_tls=ServerTls(files),
+            clock=clock,
+        ),
+        status=status,
+        served=Served(
+            replica=replica,
+            sessions=sessions,
+            config_maps=ConfigMapWriter(
+                client=client, namespace=settings.namespace, labels=SERVED_LABELS
+            ),
+            clock=clock,
+        ),
+    )
+
+
+def _identities(caches: Caches, observer: Observer, settings: Settings) -> Identities:
+    daemons = DaemonPods(
+        namespace=settings.namespace, service_account=settings.daemon_service_account
+    )
+    return Identities(
+        pods=PodCache(caches.pods.store),
+        daemons=daemons,
+        trust_domain=settings.trust_domain,
+        observer=observer,
+    )
+
+
+def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
+    def changed(change: Change[NodeState]) -> None:
+        old, new = change.old, change.new
+        if new is None:
+            if old is not None:
+                notifier.deleted(change.key, uid=old.uid)
+            return
+        if old is None or (old.uid, old.generation) != (new.uid, new.generation):
+            notifier.changed(
+                change.key, uid=new.uid, generation=new.generation, modules=new.modules
+            )
+        status.observed(change.key, new.status.daemon)
+
+    caches.states.add_handler(changed)

@@ -1,0 +1,115 @@
+"""The control plane of one cluster: plans from Modules, serves the cluster's daemons."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry
+
+from kmm_common.clock import SystemClock
+from kmm_common.errors import KmmError
+from kmm_common.logs import log
+from kmm_cp.http import HttpServer
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.events import EventRecorder
+from kmm_cp.roles.caches import caches as build_caches
+from kmm_cp.roles.control import Control, control
+from kmm_cp.roles.observer import ServingObserver
+from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.runtime.manager import Manager
+from kmm_cp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+COMPONENT = "kmm"
+DRAIN_SECONDS = 2.0
+LAST_WRITES_SECONDS = 2.0
+
+
+class _Named:
+    """A service with the name that its task and its logs bear."""
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        self.name = name
+        self._run = run
+
+    async def run(self) -> None:
+        await self._run()
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; raises KmmError if it cannot start."""
+    client = await KubeClient.connect(
+        settings.kubeconfig, user_agent="kmm-cp", field_manager="kmm-cp"
+    )
+    try:
+        await _run(client, settings)
+    finally:
+        await client.close()
+
+
+async def _run(client: KubeClient, settings: Settings) -> None:
+    clock, registry = SystemClock(), CollectorRegistry()
+    caches = build_caches(client, namespace=settings.namespace, clock=clock)
+    events = EventRecorder(client, component=COMPONENT, clock=clock)
+    leading = control(client, caches, events, settings=settings, registry=registry, clock=clock)
+    observer = ServingObserver(
+        events=events,
+        nodes=caches.nodes.store,
+        restore=leading.restore,
+        restore_queue=leading.restore_controller.queue,
+        registry=registry,
+    )
+    replica = settings.replica or socket.gethostname()
+    served = serving(client, caches, observer, settings=settings, replica=replica, clock=clock)
+    manager = Manager(
+        caches=caches.all(),
+        services=_services(leading, served, events),
+        controllers=leading.controllers,
+        clock=clock,
+        before_controllers=leading.adopt_digests,
+    )
+    http = HttpServer(settings.metrics_listen, registry=registry, ready=manager.synced.is_set)
+    await http.start()
+    try:
+        await served.listener.start()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(manager.run(), name="manager")
+            await _until_told_to_stop(running)
+            await _wind_down(served, events)
+            manager.stop()
+    finally:
+        await http.stop()
+
+
+def _services(leading: Control, served: Serving, events: EventRecorder) -> list[_Named]:
+    return [
+        _Named("events", events.run),
+        _Named("pins", leading.pins.run),
+        _Named("listener", served.listener.run),
+        _Named("status", served.status.run),
+        _Named("served", served.served.run),
+    ]
+
+
+async def _until_told_to_stop(running: asyncio.Task[None]) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running.add_done_callback(lambda _: stop.set())
+    log(logger, logging.INFO, "control plane started")
+    await stop.wait()
+    log(logger, logging.INFO, "control plane stops")
+
+
+async def _wind_down(served: Serving, events: EventRecorder) -> None:
+    """Send the daemons elsewhere and say what is still to be said, within seconds."""
+    await served.listener.drain(DRAIN_SECONDS)
+    try:
+        async with asyncio.timeout(LAST_WRITES_SECONDS):
+            await served.served.withdraw()
+            await events.drain()
+    except (KmmError, TimeoutError) as error:
+        log(logger, logging.WARNING, "last writes not made", error=str(error) or "timed out")
