@@ -124,6 +124,7 @@ class Serving:
         limits: Limits | None,
         send_seconds: float,
         keepalive: float,
+        port: int,
     ) -> None:
         self.world = World()
         self.ready = True
@@ -159,7 +160,7 @@ class Serving:
             limits=limits,
         )
         self.listener = Listener(
-            "127.0.0.1:0",
+            f"127.0.0.1:{port}",
             service=self.service,
             sessions=self.sessions,
             server_tls=self.tls,
@@ -195,6 +196,7 @@ async def serving(
     limits: Limits | None = None,
     send_seconds: float = 10.0,
     keepalive: float = 30.0,
+    port: int = 0,
 ) -> AsyncIterator[Serving]:
     """Serve until the end of the block."""
     replica = Serving(
@@ -203,6 +205,7 @@ async def serving(
         limits=limits,
         send_seconds=send_seconds,
         keepalive=keepalive,
+        port=port,
     )
     await replica.listener.start()
     try:

@@ -41,6 +41,11 @@ _EXPECTED = (
 )
 
 
+def reconnect_backoff() -> Backoff:
+    """Return full jitter of 1 to 60 s: thousands of daemons lose their session at once."""
+    return Backoff(1.0, 60.0, 1.0)
+
+
 class LinkClient:
     """Connects, serves a session, and connects again; for ever."""
 
@@ -69,8 +74,7 @@ class LinkClient:
         self._clock = clock
         self._version = version
         self._instance = uuid4().hex
-        # Full jitter: thousands of daemons lose their session at the same moment.
-        self._backoff = backoff or Backoff(1.0, 60.0, 1.0)
+        self._backoff = backoff or reconnect_backoff()
         self._channel: LinkChannel | None = None
         self._opened_at: float | None = None
         self._problem = ""

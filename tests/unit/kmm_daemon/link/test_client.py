@@ -1,0 +1,359 @@
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpclib.const import Status
+
+from kmm_common.api.names import Reason
+from kmm_common.backoff import Backoff
+from kmm_common.clock import Clock, SystemClock
+from kmm_common.desired import DesiredModule, content_hash
+from kmm_common.errors import TransientError
+from kmm_common.logs import fields_of
+from kmm_common.tls import TlsFiles
+from kmm_cp.serving.values import Target
+from kmm_daemon.acceptance import accepted, left_after
+from kmm_daemon.link.client import STABLE_SECONDS, LinkClient, reconnect_backoff
+from kmm_daemon.report import Reports
+from kmm_daemon.values import (
+    Accepted,
+    DesiredUpdate,
+    Hello,
+    NeedsSnapshot,
+    NodeDesired,
+    StateReport,
+    UpdateKind,
+)
+from support.certificates import Certificates
+from support.desired import desired, reported
+from support.serving import DEADLINE, Serving, serving, target, until
+from support.virtualclock import VirtualClock
+
+ONE, TWO, PRIVATE = desired("one"), desired("two"), desired("private", secret="pull")
+LOST = desired("lost", secret="gone")
+QUICK = Backoff(0.02, 0.05, 1.0)
+
+
+class Holder:
+    """An agent that takes updates by the real rules and keeps what it took in memory."""
+
+    def __init__(self) -> None:
+        self.reports = Reports()
+        self.desired: NodeDesired | None = None
+        self.left: tuple[str, ...] = ()
+        self.updates: list[DesiredUpdate] = []
+        self.spoilt: list[str] = []
+        """Reasons to refuse the next updates for."""
+        self.disk_full = False
+
+    def hello(self) -> Hello:
+        held = self.desired
+        return Hello(
+            boot_id="boot-1",
+            kernel_version="6.1.0",
+            uid=held.uid if held else "",
+            generation=held.generation if held else 0,
+            content_hash=content_hash(held.modules.values()) if held else b"",
+            state=self.reports.latest,
+        )
+
+    async def accept(self, update: DesiredUpdate) -> Accepted | NeedsSnapshot:
+        self.updates.append(update)
+        if self.disk_full:
+            raise TransientError("cannot write the journal; make room")
+        if self.spoilt:
+            return NeedsSnapshot(reason=self.spoilt.pop(0))
+        new = accepted(update, self.desired, self.left)
+        if isinstance(new, NeedsSnapshot):
+            return new
+        self.left = left_after(self.desired, new, self.left)
+        self.desired = new
+        return Accepted(uid=new.uid, generation=new.generation)
+
+    def kinds(self) -> list[UpdateKind]:
+        return [update.kind for update in self.updates]
+
+    def holds(self, generation: int, *modules: DesiredModule, uid: str = "nms-1") -> bool:
+        wanted = Target(uid=uid, generation=generation, modules=modules)
+        held = self.desired
+        return held == NodeDesired(uid=uid, generation=generation, modules=wanted.by_ref())
+
+
+class Told:
+    def __init__(self) -> None:
+        self.connected: list[bool] = []
+
+    def session(self, *, connected: bool) -> None:
+        self.connected.append(connected)
+
+
+@asynccontextmanager
+async def linked(
+    port: int,
+    files: TlsFiles,
+    holder: Holder,
+    *,
+    told: Told | None = None,
+    clock: Clock | None = None,
+    backoff: Backoff = QUICK,
+) -> AsyncIterator[LinkClient]:
+    """Run a link until the end of the block."""
+    client = LinkClient(
+        f"127.0.0.1:{port}",
+        server_name="localhost",
+        files=files,
+        holder=holder,
+        told=told or Told(),
+        clock=clock or SystemClock(),
+        version="0.1.0",
+        backoff=backoff,
+    )
+    task = asyncio.create_task(client.run(), name="link")
+    try:
+        yield client
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def replica(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path / "one") as replica:
+        yield replica
+
+
+def acked(replica: Serving) -> tuple[str, int]:
+    sessions = replica.sessions.all()
+    return sessions[0].acked if sessions else ("", 0)
+
+
+async def test_daemon_follows_the_desired_state_and_acknowledges_it(replica: Serving) -> None:
+    files, holder, told = replica.node("a", target(1, ONE)), Holder(), Told()
+    async with linked(replica.port, files, holder, told=told):
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        replica.publish("a", target(2, ONE, TWO))
+        await until(lambda: acked(replica) == ("nms-1", 2))
+        replica.publish("a", target(3, TWO))
+        await until(lambda: acked(replica) == ("nms-1", 3))
+        replica.publish("a", target(1, uid="nms-2"))
+        await until(lambda: acked(replica) == ("nms-2", 1))
+        assert told.connected == [True]
+    assert holder.holds(1, uid="nms-2")
+    kinds = [UpdateKind.SNAPSHOT, UpdateKind.DIFF, UpdateKind.DIFF, UpdateKind.SNAPSHOT]
+    assert holder.kinds() == kinds
+    assert told.connected == [True, False]
+
+
+async def test_reports_arrive_newest_first_of_all(replica: Serving) -> None:
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    async with linked(replica.port, files, holder):
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        modules = (reported("one"),)
+        for sequence in (1, 2, 3):
+            newest = StateReport(
+                sequence=sequence, uid="nms-1", observed_generation=1, modules=modules
+            )
+            holder.reports.put(newest)
+        await until(lambda: replica.world.reports[-1][1].sequence == 3)
+        node, said = replica.world.reports[-1]
+        assert (node, said.modules, said.observed_generation) == ("a", modules, 1)
+
+
+async def test_reconnect_tells_all_again_and_gets_nothing_anew(replica: Serving) -> None:
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    async with linked(replica.port, files, holder):
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        holder.reports.put(StateReport(sequence=7, modules=(reported("one"),)))
+        await until(lambda: replica.world.reports[-1][1].sequence == 7)
+        replica.world.reports.clear()
+        first = replica.sessions.all()[0].id
+        _end(replica)
+        await until(lambda: replica.sessions.all() and replica.sessions.all()[0].id != first)
+        await until(lambda: acked(replica) == ("nms-1", 1))
+    assert holder.kinds() == [UpdateKind.SNAPSHOT, UpdateKind.UNCHANGED]
+    assert replica.world.reports[0][1].modules == (reported("one"),)
+
+
+def _end(replica: Serving) -> None:
+    replica.sessions.all()[0].end(Status.UNAVAILABLE, "the session is old; connect again")
+
+
+async def test_daemon_finds_a_control_plane_that_comes_back(tmp_path: Path) -> None:
+    holder, told = Holder(), Told()
+    async with serving(tmp_path / "x") as probe:
+        port = probe.port
+    files = TlsFiles(cert=tmp_path / "tls.crt", key=tmp_path / "tls.key", ca=tmp_path / "ca.crt")
+    async with linked(port, files, holder, told=told):
+        await asyncio.sleep(0.1)
+        async with serving(tmp_path / "y", port=port) as replica:
+            # Certificates that were not there at first are read anew at every attempt.
+            issued = replica.node("a", target(1, ONE))
+            for source, place in ((issued.cert, files.cert), (issued.key, files.key)):
+                shutil.copy(source, place)
+            shutil.copy(issued.ca, files.ca)
+            await until(lambda: acked(replica) == ("nms-1", 1))
+    assert True in told.connected
+
+
+async def test_update_that_cannot_be_used_is_followed_by_one_snapshot(replica: Serving) -> None:
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    async with linked(replica.port, files, holder):
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        holder.spoilt = ["content hash differs"]
+        replica.publish("a", target(2, ONE, TWO))
+        await until(lambda: acked(replica) == ("nms-1", 2))
+        assert holder.kinds() == [UpdateKind.SNAPSHOT, UpdateKind.DIFF, UpdateKind.SNAPSHOT]
+        holder.spoilt = ["differs", "differs still"]
+        replica.publish("a", target(3, ONE))
+        await until(lambda: replica.sessions.all()[0].progress.refused == ("nms-1", 3))
+        assert holder.kinds()[3:] == [UpdateKind.DIFF, UpdateKind.SNAPSHOT]
+        replica.publish("a", target(4, TWO))
+        await until(lambda: acked(replica) == ("nms-1", 4))
+    assert holder.holds(4, TWO)
+
+
+async def test_update_that_cannot_be_journaled_is_not_acknowledged_and_comes_again(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "kmm_daemon.link.client")
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    holder.disk_full = True
+    async with linked(replica.port, files, holder):
+        await until(lambda: len(holder.updates) >= 3)
+        assert acked(replica) == ("", 0)
+        holder.disk_full = False
+        await until(lambda: acked(replica) == ("nms-1", 1))
+    problems = [fields_of(one)["error"] for one in caplog.records]
+    assert "cannot write the journal; make room" in problems
+
+
+async def test_refusal_is_logged_once_with_its_reason(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kmm_daemon.link.client")
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    replica.ready = False
+    async with linked(replica.port, files, holder):
+        await asyncio.sleep(0.3)
+        lines = [one for one in caplog.records if one.name == "kmm_daemon.link.client"]
+        assert [one.message for one in lines] == ["no session with the control plane"]
+        assert fields_of(lines[0])["error"].startswith("UNAVAILABLE: this replica is not serving")
+        replica.ready = True
+        await until(lambda: acked(replica) == ("nms-1", 1))
+    lines = [one for one in caplog.records if one.name == "kmm_daemon.link.client"]
+    assert lines[-1].message == "session with the control plane"
+
+
+async def test_reason_of_an_end_reaches_the_daemons_log(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kmm_daemon.link.client")
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    async with linked(replica.port, files, holder):
+        for _ in range(5):
+            await until(lambda: acked(replica) == ("nms-1", 1))
+            caplog.clear()
+            _end(replica)
+            await until(lambda: any("no session" in line for line in caplog.messages))
+            error = fields_of(caplog.records[0]).get("error", fields_of(caplog.records[-1]))
+            assert error == "UNAVAILABLE: the session is old; connect again"
+            await until(lambda: replica.sessions.all())
+
+
+async def test_credentials_come_over_the_session(replica: Serving) -> None:
+    files, holder = replica.node("a", target(1, ONE, PRIVATE, LOST)), Holder()
+    config = b'{"auths": {"registry.example": {"username": "u", "password": "p"}}}'
+    replica.world.secrets["default", "pull"] = {".dockerconfigjson": config}
+    async with linked(replica.port, files, holder) as client:
+        with pytest.raises(TransientError, match="no session with the control plane"):
+            await client.fetch(PRIVATE.ref, False)
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        (credential,) = await client.fetch(PRIVATE.ref, False)
+        assert (credential.registry, credential.username) == ("registry.example", "u")
+        assert credential.password == "p"
+        assert "'p'" not in repr(credential)
+        with pytest.raises(TransientError) as caught:
+            await client.fetch(ONE.ref, False)
+        assert caught.value.reason == Reason.IMAGE_UNAUTHORIZED
+        with pytest.raises(TransientError, match="default/gone does not exist") as caught:
+            await client.fetch(LOST.ref, False)
+        assert caught.value.reason == Reason.IMAGE_UNAUTHORIZED
+
+
+async def test_server_with_a_strangers_certificate_is_not_spoken_to(tmp_path: Path) -> None:
+    holder = Holder()
+    async with serving(tmp_path / "theirs") as replica:
+        replica.node("a", target(1, ONE))
+        ours = Certificates(tmp_path / "ours").daemon("a")
+        async with linked(replica.port, ours, holder):
+            await asyncio.sleep(0.3)
+        assert replica.world.reports == []
+    assert holder.updates == []
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[int, list[int]]]:
+    """Accept connections and say nothing."""
+    accepted_at: list[int] = []
+
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted_at.append(1)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], accepted_at
+
+
+async def test_cancelling_ends_the_link_at_once_whatever_it_waits_for(tmp_path: Path) -> None:
+    files = Certificates(tmp_path).daemon("a")
+    async with silent_server() as (port, accepted_at):
+        async with linked(port, files, Holder()):
+            await until(lambda: accepted_at)
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.sleep(0)
+
+
+async def test_attempts_are_spread_ever_wider_until_a_session_was_stable(
+    replica: Serving,
+) -> None:
+    clock, attempts = VirtualClock(), list[int]()
+
+    class Delays(Backoff):
+        def delay(self, attempt: int) -> float:
+            attempts.append(attempt)
+            return 1.0
+
+    async def next_attempt(*, expected: list[int]) -> None:
+        await until(lambda: len(attempts) == len(expected))
+        assert attempts == expected
+        await clock.advance(1.0)
+
+    files, holder = replica.node("a", target(1, ONE)), Holder()
+    replica.ready = False
+    async with linked(replica.port, files, holder, clock=clock, backoff=Delays(1.0, 60.0)):
+        await next_attempt(expected=[1])
+        await next_attempt(expected=[1, 2])
+        await until(lambda: len(attempts) == 3)
+        replica.ready = True
+        await next_attempt(expected=[1, 2, 3])
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        _end(replica)
+        await next_attempt(expected=[1, 2, 3, 4])
+        await until(lambda: acked(replica) == ("nms-1", 1))
+        await clock.advance(STABLE_SECONDS)
+        _end(replica)
+        await next_attempt(expected=[1, 2, 3, 4, 1])
+
+
+def test_first_attempts_come_quickly_and_all_of_them_within_a_minute() -> None:
+    delays = [reconnect_backoff().delay(attempt) for attempt in range(1, 20) for _ in range(50)]
+    assert max(delays[:50]) <= 1.0
+    assert max(delays) <= 60.0
+    assert min(delays[-50:]) < 30.0, "full jitter"
