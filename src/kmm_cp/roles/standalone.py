@@ -109,7 +109,8 @@ async def _wind_down(served: Serving, events: EventRecorder) -> None:
     await served.listener.drain(DRAIN_SECONDS)
     try:
         async with asyncio.timeout(LAST_WRITES_SECONDS):
-            await served.served.withdraw()
+            await served.status.flush()
             await events.drain()
+            await served.served.withdraw()
     except (KmmError, TimeoutError) as error:
         log(logger, logging.WARNING, "last writes not made", error=str(error) or "timed out")
