@@ -109,11 +109,11 @@ def unfit(module: Module) -> NotEligible | None:
 
 
 def _not_selected(module: Module, node: Node) -> NotEligible | None:
-    wanted = module.spec.selector.items()
-    wrong = sorted(f"{key}={value}" for key, value in wanted if node.labels.get(key) != value)
-    if not wrong:
+    if selects(module, node):
         return None
-    message = f"spec.selector wants label {', '.join(wrong)}"
+    wanted = module.spec.selector.items()
+    missing = sorted(f"{key}={value}" for key, value in wanted if node.labels.get(key) != value)
+    message = f"spec.selector wants label {', '.join(missing)}"
     return NotEligible(reason=Reason.SELECTOR_MISMATCH, message=message)
 
 
