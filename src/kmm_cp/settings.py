@@ -3,22 +3,16 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from kmm_common.errors import TerminalError
+from kmm_common.settings import Address, Strict, load_settings
 
-_PREFIX = "KMM_CP_"
-_Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$")]
+PREFIX = "KMM_CP_"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TlsFiles(_Strict):
+class TlsSettings(Strict):
     """PEM files of the serving side; read anew when they change."""
 
     cert: Path
@@ -27,7 +21,7 @@ class TlsFiles(_Strict):
     """What daemons' certificates must be signed by."""
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """Everything an administrator can set."""
 
     kubeconfig: Path | None = None
@@ -38,11 +32,11 @@ class Settings(_Strict):
     """The operator's own namespace: daemon Pods and the ConfigMaps of served nodes are there."""
     replica: str = Field(default="", max_length=63)
     """Name of this replica; the host's name if empty, which is the Pod's name in a cluster."""
-    listen: _Address = "0.0.0.0:8443"
+    listen: Address = "0.0.0.0:8443"
     """Where daemons connect."""
-    metrics_listen: _Address = "127.0.0.1:8080"
+    metrics_listen: Address = "127.0.0.1:8080"
     """Where /metrics, /healthz and /readyz are served."""
-    tls: TlsFiles
+    tls: TlsSettings
     trust_domain: str = Field(default="kmm.sigs.x-k8s.io", min_length=1)
     """Of the SPIFFE URI in daemons' certificates."""
     daemon_service_account: str = Field(default="kmm-daemon", min_length=1)
@@ -55,31 +49,4 @@ class Settings(_Strict):
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read settings; TerminalError names the field that is wrong and what it may be."""
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise TerminalError(f"settings file {path}: {error}", reason="InvalidSettings") from error
-    if not isinstance(content, dict):
-        raise TerminalError(
-            f"settings file {path}: must be a mapping of settings", reason="InvalidSettings"
-        )
-    try:
-        return Settings.model_validate({**content, **_overrides(environment)})
-    except ValidationError as error:
-        problems = "; ".join(_told(problem) for problem in error.errors())
-        raise TerminalError(f"settings file {path}: {problems}", reason="InvalidSettings") from None
-
-
-def _overrides(environment: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        key.removeprefix(_PREFIX).lower(): yaml.safe_load(value)
-        for key, value in environment.items()
-        if key.startswith(_PREFIX)
-    }
-
-
-def _told(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{field}: there is no such setting; remove it or correct its name"
-    return f"{field}: {problem['msg']}"
+    return load_settings(Settings, path, prefix=PREFIX, environment=environment)

@@ -106,6 +106,11 @@ class Agent:
             state=self.reports.latest,
         )
 
+    def needed(self) -> tuple[DesiredModule, ...]:
+        """Return the entries whose images must stay: what is desired and what is loaded."""
+        loaded = (record.module for record in self._state.records.values())
+        return (*self._state.modules.values(), *loaded)
+
     async def accept(self, update: DesiredUpdate) -> Accepted | NeedsSnapshot:
         """Take an update; on return it is durable. Raises TransientError if that is impossible."""
         before = self._state.desired

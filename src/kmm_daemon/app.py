@@ -1,0 +1,128 @@
+"""The daemon as a whole: builds its parts, runs them, and ends at once when told to."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from kmm_common.clock import Clock, SystemClock
+from kmm_common.desired import ModuleRef
+from kmm_common.logs import log
+from kmm_common.oci.credentials import RegistryCredential
+from kmm_common.tls import TlsFiles
+from kmm_daemon.agent import Agent, Pace
+from kmm_daemon.http import HttpServer
+from kmm_daemon.images.source import ImageStore
+from kmm_daemon.journal import Journal
+from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
+from kmm_daemon.kernel.runner import Deadline, Programs, Runner
+from kmm_daemon.link.client import LinkClient
+from kmm_daemon.lock import only_one
+from kmm_daemon.metrics import Metrics
+from kmm_daemon.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class _Credentials:
+    """The link's credentials for the image store, which is built before the link."""
+
+    def __init__(self) -> None:
+        self.link: LinkClient | None = None
+
+    async def fetch(self, ref: ModuleRef, refresh: bool) -> Sequence[RegistryCredential]:
+        if self.link is None:
+            return ()
+        return await self.link.fetch(ref, refresh)
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises KmmError or OSError if it cannot start.
+
+    A signal ends the process at once and unloads nothing: modules outlive their daemon.
+    """
+    with only_one(settings.run_dir):
+        await _run(settings)
+
+
+async def _run(settings: Settings) -> None:
+    clock, metrics, credentials = SystemClock(), Metrics(), _Credentials()
+    kernel = _kernel(settings)
+    view = await kernel.view()
+    journal = Journal(settings.run_dir, view.boot_id)
+    agent: Agent
+    images = ImageStore(
+        settings.state_dir / "images",
+        credentials=credentials,
+        desired=lambda: agent.needed(),
+        clock=clock,
+        max_bytes=settings.image_cache_bytes,
+        ca_file=settings.registry_ca,
+    )
+    agent = Agent(
+        images=images,
+        kernel=kernel,
+        journal=journal,
+        clock=clock,
+        metrics=metrics,
+        pace=Pace(drift_check=settings.drift_check_seconds),
+    )
+    credentials.link = link = _link(settings, agent, metrics, clock)
+    try:
+        await images.open()
+        await agent.start()
+        await _serve(settings, agent, link, metrics)
+    finally:
+        journal.close()
+
+
+async def _serve(settings: Settings, agent: Agent, link: LinkClient, metrics: Metrics) -> None:
+    http = HttpServer(settings.metrics_listen, metrics=metrics)
+    await http.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(agent.run(), name="agent"),
+                tasks.create_task(link.run(), name="link"),
+            ]
+            await _told_to_stop(running)
+            for task in running:
+                task.cancel()
+    finally:
+        await http.stop()
+
+
+async def _told_to_stop(running: Sequence[asyncio.Task[None]]) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    for task in running:
+        task.add_done_callback(lambda _: stop.set())
+    log(logger, logging.INFO, "daemon started", version=version("kmm"))
+    await stop.wait()
+    log(logger, logging.INFO, "daemon stops; what is loaded stays loaded")
+
+
+def _kernel(settings: Settings) -> ModprobeKernel:
+    places = KernelPlaces(
+        run=settings.run_dir,
+        state=settings.state_dir,
+        firmware=settings.firmware_dir,
+        module_trees=settings.module_trees,
+    )
+    deadline = Deadline(seconds=settings.modprobe_seconds, grace=settings.modprobe_grace_seconds)
+    return ModprobeKernel(places, Runner(), Programs.find(), deadline)
+
+
+def _link(settings: Settings, agent: Agent, metrics: Metrics, clock: Clock) -> LinkClient:
+    files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
+    return LinkClient(
+        settings.server,
+        files=files,
+        holder=agent,
+        told=metrics,
+        clock=clock,
+        version=version("kmm"),
+        server_name=settings.server_name,
+    )

@@ -1,0 +1,57 @@
+"""Settings of the daemon: a YAML file, overridden by KMM_DAEMON_* variables; strict."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kmm_common.settings import Address, Strict, load_settings
+
+PREFIX = "KMM_DAEMON_"
+
+
+class TlsSettings(Strict):
+    """PEM files; read anew at every connection."""
+
+    cert: Path
+    key: Path
+    ca: Path
+    """What the control plane's certificate must be signed by."""
+
+
+class Settings(Strict):
+    """Everything an administrator can set."""
+
+    server: Address
+    """host:port of the control plane."""
+    server_name: str = ""
+    """What the control plane's certificate must name; the host of `server` if empty."""
+    tls: TlsSettings
+    run_dir: Path = Path("/run/kmm")
+    """The journal; must not outlive a reboot."""
+    state_dir: Path = Path("/var/lib/kmm")
+    """Images and the list of firmware files; outlives a reboot."""
+    firmware_dir: Path = Path("/lib/firmware")
+    """The host's firmware directory, at the same path for kernel and daemon."""
+    module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
+    """Where the host keeps <kernel>/modules.builtin."""
+    registry_ca: Path | None = None
+    """PEM file of certificate authorities for registries, instead of the system's."""
+    image_cache_bytes: Annotated[int, Field(ge=64 * 2**20)] = 10 * 2**30
+    """How much the images of Modules that are not desired any more may take."""
+    drift_check_seconds: Annotated[float, Field(gt=0, le=60)] = 30.0
+    """How often the kernel is looked at when nothing else happens."""
+    modprobe_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """After which a modprobe is asked to end."""
+    modprobe_grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """After which one that was asked is killed."""
+    metrics_listen: Address = "127.0.0.1:8081"
+    """Where /metrics, /healthz and /readyz are served."""
+    log_format: Literal["text", "json"] = "text"
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read settings; TerminalError names the field that is wrong and what it may be."""
+    return load_settings(Settings, path, prefix=PREFIX, environment=environment)
