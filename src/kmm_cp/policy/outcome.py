@@ -8,7 +8,7 @@ from kmm_common.api.module import Module
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleRef, ModuleState, ReportedModule
 from kmm_common.errors import TerminalError
-from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility
+from kmm_cp.policy.eligibility import Held, NotEligible, eligibility
 from kmm_cp.policy.entry import Entries
 from kmm_cp.policy.truth import Truth, is_loaded, truth_of
 from kmm_cp.policy.values import Node, NodeState
@@ -49,7 +49,7 @@ class Outcome:
     note: str = ""
     """The reason, for people."""
     reason: str = ""
-    """INVALID: one of kmm_common.api.names.Reason."""
+    """HELD, INVALID: one of kmm_common.api.names.Reason."""
     targeted: bool = True
     """Selected, and not kept out by taints: upstream's nodesMatchingSelectorNumber."""
     planned: bool = False
@@ -94,17 +94,15 @@ def outcome_of(module: Module, entries: Entries, sight: Sight, now: datetime) ->
         planned=sight.planned(module.ref) is not None,
         available=sight.has_loaded(module.ref),
     )
-    match eligibility(module, sight.node, sight.state, now):
-        case NotEligible(reason=reason):
-            kind = Kind.UNMAPPED if reason is Reason.NO_MATCHING_KERNEL else Kind.OUT
-            return replace(outcome, kind=kind, targeted=reason not in _NOT_TARGETED)
-        case Held(reason=Reason.VERSION_HELD):
-            return replace(outcome, kind=Kind.HELD)
-        case Held(reason=reason, message=message):
-            return replace(outcome, kind=Kind.INVALID, reason=reason, note=message)
-        case Eligible(match=match):
-            wanted = entries.at(match, sight.node.kernel_version)
-            return _wanted(outcome, wanted, sight)
+    verdict = eligibility(module, sight.node, sight.state, now)
+    if isinstance(verdict, NotEligible):
+        kind = Kind.UNMAPPED if verdict.reason is Reason.NO_MATCHING_KERNEL else Kind.OUT
+        return replace(outcome, kind=kind, targeted=verdict.reason not in _NOT_TARGETED)
+    if isinstance(verdict, Held):
+        kind = Kind.HELD if verdict.reason is Reason.VERSION_HELD else Kind.INVALID
+        return replace(outcome, kind=kind, reason=verdict.reason, note=verdict.message)
+    wanted = entries.at(verdict.match, sight.node.kernel_version)
+    return _wanted(outcome, wanted, sight)
 
 
 def _wanted(outcome: Outcome, wanted: DesiredModule | TerminalError, sight: Sight) -> Outcome:

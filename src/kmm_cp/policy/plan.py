@@ -96,14 +96,13 @@ def _in_kernel(node: Node, state: NodeState | None) -> frozenset[ModuleRef]:
 def _decision(
     module: Module, node: Node, state: NodeState | None, digests: Digests, now: datetime
 ) -> _Decision:
-    match eligibility(module, node, state, now):
-        case NotEligible() as verdict:
-            unplanned = Unplanned(ref=module.ref, reason=verdict.reason, message=verdict.message)
-            return _Decision(module=module, unplanned=unplanned)
-        case Held() as verdict:
-            return _kept(module, node, state, verdict)
-        case Eligible() as verdict:
-            return _wanted(module, node, state, digests, verdict)
+    verdict = eligibility(module, node, state, now)
+    if isinstance(verdict, NotEligible):
+        unplanned = Unplanned(ref=module.ref, reason=verdict.reason, message=verdict.message)
+        return _Decision(module=module, unplanned=unplanned)
+    if isinstance(verdict, Held):
+        return _kept(module, node, state, verdict)
+    return _wanted(module, node, state, digests, verdict)
 
 
 def _wanted(

@@ -5,10 +5,10 @@ from datetime import datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.policy import NOW, entry
 
 from kmm_common.desired import Modprobe
 from kmm_cp.policy.conflicts import kernel_module, with_conflicts
+from support.policy import NOW, entry
 
 EARLIER, LATER = datetime.fromisoformat("2025-01-01T00:00:00Z"), NOW
 

@@ -3,12 +3,12 @@
 from datetime import timedelta
 
 import pytest
-from support.policy import KERNEL, NOW, entry, failed, loaded, module, node, state
 
 from kmm_common.api.names import Reason, ready_label
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility, name_fits, on_node
 from kmm_cp.policy.values import Taint
+from support.policy import KERNEL, NOW, entry, failed, loaded, module, node, state
 
 READY = ready_label("default", "simple")
 VERSION = "kmm.node.kubernetes.io/version-module.default.simple"

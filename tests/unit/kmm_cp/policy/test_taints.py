@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import pytest
-from support.policy import NOW, node
 
 from kmm_common.api.meta import Toleration
 from kmm_cp.policy.taints import ALWAYS_TOLERATED, CORDON, TaintVerdict, taint_verdict, tolerates
 from kmm_cp.policy.values import Taint
+from support.policy import NOW, node
 
 
 def taint(effect="NoSchedule", **changes):
@@ -91,8 +91,15 @@ ADDED = NOW - timedelta(seconds=60)
 
 @pytest.mark.parametrize(
     ("seconds", "added", "left"),
-    [(90, ADDED, 30), (61, ADDED, 1), (90, None, 90), (60, ADDED, None), (10, ADDED, None)]
-    + [(0, None, None), (-5, ADDED, None)],
+    [
+        (90, ADDED, 30),
+        (61, ADDED, 1),
+        (90, None, 90),
+        (60, ADDED, None),
+        (10, ADDED, None),
+        (0, None, None),
+        (-5, ADDED, None),
+    ],
 )
 def test_tolerated_seconds_count_from_when_the_taint_was_added(seconds, added, left):
     there = taint("NoExecute", time_added=added)

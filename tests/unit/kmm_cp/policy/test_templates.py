@@ -64,13 +64,13 @@ def test_variables_are_replaced(template, expected):
 
 @pytest.mark.parametrize("template", ["${", "x${V", "${V:-x", "${V\n}", "$V${W:-", "${V}${"])
 def test_an_unclosed_brace_is_refused_by_field(template):
-    with pytest.raises(TerminalError, match="spec.x: .*not closed") as refused:
+    with pytest.raises(TerminalError, match=r"spec\.x: .*not closed") as refused:
         substituted(template, KNOWN, field="spec.x")
     assert refused.value.reason == "InvalidTemplate"
 
 
 def test_a_brace_in_a_brace_is_refused_by_field():
-    with pytest.raises(TerminalError, match="spec.x: .*inside another"):
+    with pytest.raises(TerminalError, match=r"spec\.x: .*inside another"):
         substituted("${UNSET:-${W}}", KNOWN, field="spec.x")
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.policy import NOW, entry, loaded, node, state
 
 from kmm_common.api.nodemodulesstate import spec_to_json, status_to_json
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.values import Node, NodeState, Taint
+from support.policy import NOW, entry, loaded, node, state
 
 NODE = {
     "metadata": {
