@@ -63,7 +63,7 @@ def _tolerated_until(
         return now
     if taint.effect != "NoExecute" or found.toleration_seconds is None:
         return None
-    return (taint.time_added or now) + timedelta(seconds=max(found.toleration_seconds, 0))
+    return (taint.time_added or now) + timedelta(seconds=found.toleration_seconds)
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
