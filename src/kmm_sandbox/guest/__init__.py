@@ -1,0 +1,1 @@
+"""What runs inside a node: started by path, with nothing but the standard library."""

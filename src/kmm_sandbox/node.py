@@ -1,0 +1,113 @@
+"""A node of the sandbox: a machine with a kernel, the kubelet we play, and the daemon."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmm_sandbox import guestexec, programs
+from kmm_sandbox.guestexec import Answer
+from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
+from kmm_sandbox.pki import Authority, Identity, daemon_uri
+from kmm_sandbox.processes import wait_until
+from kmm_sandbox.uml import UmlNode
+
+DAEMON_SECONDS = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """Machine, kubelet and daemon under one name."""
+
+    machine: UmlNode
+    kubelet: Kubelet
+    authority: Authority
+    """Signs the daemons' certificates."""
+    daemon_revision: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.machine.spec.name
+
+    @property
+    def directory(self) -> Path:
+        return self.machine.spec.files.directory
+
+    def join(self) -> None:
+        """Register with the API server; the machine must be on."""
+        self.kubelet.register()
+        self.kubelet.start()
+
+    def run_daemon(self) -> None:
+        """Have the daemon run, now and after every boot, with a certificate of its Pod."""
+        self._write_tls()
+        settings = self.directory / "daemon.yaml"
+        programs.write_settings(settings, programs.daemon_settings(self.directory / "tls"))
+        self._tell_daemon(run=True)
+
+    def restart_daemon(self) -> None:
+        """Have the daemon end and start again."""
+        self._tell_daemon(run=True)
+
+    def stop_daemon(self) -> None:
+        """Have the daemon end and stay away."""
+        self._tell_daemon(run=False)
+
+    def execute(self, *argv: str, stdin: str = "") -> Answer:
+        """Run a command on the node."""
+        files = self.machine.spec.files
+        return guestexec.execute(files.directory, self.machine.boot, *argv, stdin=stdin)
+
+    def loaded_modules(self) -> dict[str, str]:
+        """Return the rows of /proc/modules by the module's name."""
+        text = self.execute("cat", "/proc/modules").check()
+        return {line.split()[0]: line for line in text.splitlines()}
+
+    def boot_id(self) -> str:
+        """Return the id of the running boot, as the guest's heartbeat has it."""
+        facts = self.kubelet.facts()
+        return str(facts["boot_id"]) if facts else ""
+
+    def reboot(self) -> None:
+        """Press the power button, then switch on."""
+        self.machine.switch_off()
+        self.machine.switch_on()
+
+    def power_cycle(self) -> None:
+        """Cut the power, then switch on."""
+        self.machine.cut_power()
+        self.machine.switch_on()
+
+    def leave(self) -> None:
+        """End everything of the node at once."""
+        self.kubelet.stop()
+        self.machine.cut_power()
+
+    def _write_tls(self) -> None:
+        uri = daemon_uri(
+            namespace=NAMESPACE,
+            service_account=SERVICE_ACCOUNT,
+            pod=self.kubelet.pod,
+            uid=self.kubelet.pod_uid,
+        )
+        tls = self.directory / "tls"
+        identity = Identity(common_name="kmm-daemon", uris=(uri,), client=True)
+        self.authority.issue(identity).write(tls, "daemon")
+        (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
+
+    def _tell_daemon(self, *, run: bool) -> None:
+        self.daemon_revision += 1
+        wanted = {
+            "argv": programs.daemon_argv(self.directory / "daemon.yaml"),
+            "env": {"PYTHONUNBUFFERED": "1"},
+            "run": run,
+            "revision": str(self.daemon_revision),
+        }
+        guestexec.write_whole(self.machine.spec.files.daemon, json.dumps(wanted))
+
+    def wait_for_daemon(self) -> None:
+        """Wait until the daemon's process is there. Raises SandboxError."""
+        wait_until(
+            lambda: bool((self.kubelet.facts() or {}).get("daemon_pid")),
+            seconds=DAEMON_SECONDS,
+            what=f"daemon of {self.name}",
+        )

@@ -1,0 +1,66 @@
+"""How the sandbox starts KMM's own programs: their settings and command lines."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kmm_sandbox.kubelet import NAMESPACE
+from kmm_sandbox.network import HOST_ADDRESS
+
+LINK_PORT = 8443
+METRICS_PORT = 8080
+SERVER_NAME = "kmm-cp"
+USER = "kmm-cp"
+"""Who the control plane is for the API server: bound to manifests/base/rbac.yaml."""
+REPLICA = "sandbox"
+
+
+def control_plane_argv(settings: Path) -> list[str]:
+    return [sys.executable, "-m", "kmm_cp.cli", "--config", str(settings)]
+
+
+def control_plane_settings(kubeconfig: Path, tls: Path) -> dict[str, Any]:
+    """Return kmm-cp's settings; `tls` holds kmm-cp.crt, kmm-cp.key and ca.crt."""
+    return {
+        "kubeconfig": str(kubeconfig),
+        "namespace": NAMESPACE,
+        "replica": REPLICA,
+        "listen": f"{HOST_ADDRESS}:{LINK_PORT}",
+        "metrics_listen": f"{HOST_ADDRESS}:{METRICS_PORT}",
+        "tls": _tls(tls, "kmm-cp"),
+        "log_format": "json",
+    }
+
+
+def daemon_argv(settings: Path) -> list[str]:
+    return [sys.executable, "-m", "kmm_daemon.cli", "--config", str(settings)]
+
+
+def daemon_settings(tls: Path) -> dict[str, Any]:
+    """Return kmm-daemon's settings; `tls` holds daemon.crt, daemon.key and ca.crt."""
+    return {
+        "server": f"{HOST_ADDRESS}:{LINK_PORT}",
+        "server_name": SERVER_NAME,
+        "tls": _tls(tls, "daemon"),
+        # A guest sees the files of the host's own kernel as well: only UML's are its own.
+        "module_trees": ["/usr/lib/uml/modules"],
+        "firmware_dir": "/var/lib/firmware",
+        "drift_check_seconds": 5.0,
+        "log_format": "json",
+    }
+
+
+def write_settings(path: Path, settings: dict[str, Any]) -> Path:
+    """Write a settings file; return its path."""
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def _tls(directory: Path, name: str) -> dict[str, str]:
+    return {
+        "cert": str(directory / f"{name}.crt"),
+        "key": str(directory / f"{name}.key"),
+        "ca": str(directory / "ca.crt"),
+    }

@@ -1,0 +1,231 @@
+"""The whole cluster: Kubernetes, registry, control plane and nodes, in namespaces of their own."""
+
+import compileall
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kmm_common
+import kmm_daemon
+from kmm_sandbox import network, programs, xstate
+from kmm_sandbox.binaries import Binaries, cache_directory
+from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.kubeapi import KubeApi
+from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
+from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.network import HOST_ADDRESS, NodeAddress
+from kmm_sandbox.node import Node
+from kmm_sandbox.pki import Authority, Identity
+from kmm_sandbox.processes import Launcher, Process, wait_until
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.registry import Registry
+from kmm_sandbox.uml import SHM_BYTES_PER_NODE, NodeFiles, NodeSpec, UmlNode
+from kmm_sandbox.umlkernel import UmlKernel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CRDS = REPOSITORY / "crds"
+RBAC = REPOSITORY / "manifests/base/rbac.yaml"
+REGISTRY_PORT = 5000
+READY_SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Sandbox:
+    """Started once; must run inside a network namespace of its own."""
+
+    directory: Path
+    progress: Progress
+    launcher: Launcher
+    kernel: UmlKernel
+    plane: ControlPlane
+    registry: Registry
+    authority: Authority
+    nodes: dict[str, Node] = field(default_factory=dict)
+    control_plane: Process | None = None
+    control_plane_starts: int = 0
+
+    @classmethod
+    def start(
+        cls, directory: Path, binaries: Binaries, *, progress: Progress, nodes: int, leashed: bool
+    ) -> "Sandbox":
+        """Bring everything up, the daemons included. Raises SandboxError."""
+        addresses = [NodeAddress(number=number) for number in range(1, nodes + 1)]
+        network.make(addresses)
+        launcher = Launcher(logs=directory / "logs", leashed=leashed)
+        compile_daemon()
+        fits = _shared_memory_fits(nodes)
+        machines = [
+            _machine(directory, launcher, address, in_shared_memory=fits) for address in addresses
+        ]
+        with progress.step(f"Kubernetes, registry and {nodes} kernels"):
+            plane, registry = _start_machines(directory, binaries, launcher, machines)
+        sandbox = cls(
+            directory=directory,
+            progress=progress,
+            launcher=launcher,
+            kernel=UmlKernel.find(),
+            plane=plane,
+            registry=registry,
+            authority=Authority("kmm development"),
+        )
+        try:
+            sandbox._install(machines)
+        except BaseException:
+            sandbox.stop()
+            raise
+        return sandbox
+
+    @property
+    def api(self) -> KubeApi:
+        """An administrator's requests."""
+        return self.plane.api()
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """An administrator's kubectl."""
+        return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
+
+    @property
+    def control_plane_logs(self) -> list[Path]:
+        """JSON lines, one file a start."""
+        starts = range(1, self.control_plane_starts + 1)
+        return [self.launcher.logs / f"kmm-cp.{number}.log" for number in starts]
+
+    def daemon_logs(self, node: str) -> list[Path]:
+        """JSON lines of a node's daemon, one file a boot."""
+        machine = self.nodes[node].machine
+        logs = (machine.spec.files.daemon_log(boot) for boot in range(1, machine.boot + 1))
+        return [log for log in logs if log.exists()]
+
+    def start_control_plane(self) -> None:
+        """Start kmm-cp and wait until it is ready. Raises SandboxError."""
+        self.control_plane_starts += 1
+        self.control_plane = self.launcher.start(
+            "kmm-cp",
+            programs.control_plane_argv(self.directory / "kmm-cp.yaml"),
+            log=self.control_plane_logs[-1],
+        )
+        wait_until(self._control_plane_ready, seconds=READY_SECONDS, what="kmm-cp")
+
+    def stop_control_plane(self) -> int:
+        """Stop kmm-cp as a Pod is stopped; return its exit code."""
+        if self.control_plane is None:
+            raise SandboxError("kmm-cp does not run")
+        code = self.control_plane.stop(grace=STOP_SECONDS)
+        self.control_plane = None
+        return code
+
+    def require_alive(self) -> None:
+        """Raise SandboxError, saying which, if a part has ended by itself."""
+        self.plane.require_alive()
+        self.registry.process.require_alive()
+        if self.control_plane is not None:
+            self.control_plane.require_alive()
+        crashed = [name for name, node in self.nodes.items() if node.machine.crashed]
+        if crashed:
+            raise SandboxError(f"the kernel of {', '.join(crashed)} has ended")
+
+    def stop(self) -> None:
+        """End everything at once; what is on disk stays until the directory goes."""
+        for node in self.nodes.values():
+            node.leave()
+        if self.control_plane is not None:
+            self.control_plane.kill()
+        self.registry.stop()
+        self.plane.stop()
+
+    def _install(self, machines: Iterable[UmlNode]) -> None:
+        with self.progress.step("KMM: CRDs, rights, certificates, control plane"):
+            self.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+            self.api.ensure("/api/v1/namespaces", namespace)
+            self.kubectl.apply(RBAC.read_text())
+            self.plane.wait_for_default_service_account()
+            self._write_control_plane_files()
+            self.start_control_plane()
+        with self.progress.step("nodes join, daemons start"):
+            accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+            self.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
+            for machine in machines:
+                self._add(machine)
+            for node in self.nodes.values():
+                node.wait_for_daemon()
+
+    def _add(self, machine: UmlNode) -> None:
+        kubelet = Kubelet(
+            node=machine.spec.name,
+            address=machine.spec.address.ip,
+            heartbeat=machine.spec.files.heartbeat,
+            api=self.api,
+        )
+        node = Node(machine=machine, kubelet=kubelet, authority=self.authority)
+        self.nodes[node.name] = node
+        node.join()
+        node.run_daemon()
+
+    def _write_control_plane_files(self) -> None:
+        tls = self.directory / "tls"
+        hosts = (programs.SERVER_NAME, HOST_ADDRESS, "127.0.0.1")
+        identity = Identity(common_name=programs.SERVER_NAME, hosts=hosts, server=True)
+        self.authority.issue(identity).write(tls, "kmm-cp")
+        (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
+        settings = programs.control_plane_settings(self.plane.kubeconfig_for(programs.USER), tls)
+        programs.write_settings(self.directory / "kmm-cp.yaml", settings)
+
+    def _control_plane_ready(self) -> bool:
+        if self.control_plane is not None:
+            self.control_plane.require_alive()
+        log = self.control_plane_logs[-1]
+        return log.exists() and b'"caches synced"' in log.read_bytes()
+
+
+def compile_daemon() -> None:
+    """Compile the daemon's bytecode on the host: a guest would do it anew at every boot."""
+    for package in (kmm_common, kmm_daemon):
+        for directory in package.__path__:
+            compileall.compile_dir(directory, quiet=2)
+
+
+def _machine(
+    directory: Path, launcher: Launcher, address: NodeAddress, *, in_shared_memory: bool
+) -> UmlNode:
+    name = f"node{address.number}"
+    files = NodeFiles(directory=directory / name)
+    files.make()
+    sockets = directory / "uml"
+    sockets.mkdir(exist_ok=True)
+    spec = NodeSpec(
+        name=name,
+        address=address,
+        files=files,
+        sockets=sockets,
+        tmpdir="" if in_shared_memory else str(directory),
+    )
+    return UmlNode(spec=spec, launcher=launcher, environment=xstate.preload(cache_directory()))
+
+
+def _shared_memory_fits(nodes: int) -> bool:
+    """Tell whether guests' memory fits into /dev/shm; a guest panics when it does not."""
+    shared = Path("/dev/shm")  # noqa: S108 (where User-Mode Linux puts it)
+    return shared.is_dir() and shutil.disk_usage(shared).free > nodes * SHM_BYTES_PER_NODE
+
+
+def _start_machines(
+    directory: Path, binaries: Binaries, launcher: Launcher, machines: list[UmlNode]
+) -> tuple[ControlPlane, Registry]:
+    """Start Kubernetes, the registry and the kernels side by side."""
+    layout = Layout(directory=directory / "kubernetes", ports=Ports())
+    jobs: list[Callable[[], object]] = [machine.switch_on for machine in machines]
+    with ThreadPoolExecutor() as pool:
+        booting = [pool.submit(job) for job in jobs]
+        plane = ControlPlane.start(binaries, layout, leashed=launcher.leashed)
+        registry = Registry.start(
+            directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT
+        )
+        for future in booting:
+            future.result()
+    return plane, registry
