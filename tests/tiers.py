@@ -6,9 +6,11 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from kmm_sandbox import machine, namespaces
 
 TESTS = Path(__file__).resolve().parent
 LIMIT_SECONDS = 4000
@@ -27,34 +29,35 @@ class Outcome:
 
 
 def nothing_needed() -> str:
+    """Say that nothing is needed."""
     return ""
 
 
-def root_needed() -> str:
-    """Say what keeps network namespaces and UML nodes from running here; empty if nothing."""
-    if os.geteuid() != 0:
-        return "needs root for network namespaces: run it as root"
-    if not Path("/dev/net/tun").exists():
-        return "needs /dev/net/tun: modprobe tun, or pass --device /dev/net/tun to the container"
-    return ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """What keeps a tier from running here (empty: nothing), and how its pytest is started."""
+
+    obstacle: Callable[[], str] = nothing_needed
+    wrap: Callable[[Sequence[str]], list[str]] = list
 
 
-TIERS: dict[str, Callable[[], str]] = {
-    "unit": nothing_needed,
-    "api": nothing_needed,
-    "e2e": root_needed,
+TIERS = {
+    "unit": Tier(),
+    "api": Tier(),
+    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.inside),
 }
 
 
 def run(tier: str, extra: list[str]) -> Outcome:
     """Run one tier under pytest and read its counts from the JUnit file."""
-    blocked = TIERS[tier]()
+    blocked = TIERS[tier].obstacle()
     if blocked:
         return Outcome(tier=tier, blocked=blocked)
     with tempfile.TemporaryDirectory() as scratch:
         junit = Path(scratch) / "junit.xml"
         command = [sys.executable, "-m", "pytest", str(TESTS / tier), f"--junitxml={junit}", *extra]
         print(f"==> {tier}", flush=True)
+        command = TIERS[tier].wrap(command)
         code = subprocess.run(command, cwd=TESTS.parent, timeout=LIMIT_SECONDS).returncode
         return counted(tier, code, junit)
 

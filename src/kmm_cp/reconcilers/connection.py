@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kmm_common.clock import Clock
+from kmm_common.clock import Clock, rfc3339
 from kmm_cp.kube.client import KubeClient, Object
 from kmm_cp.kube.errors import InvalidError
 from kmm_cp.kube.resources import NODE_MODULES_STATES
@@ -40,7 +40,8 @@ class ConnectionReconciler:
         """Write under a test of the session: one that was claimed meanwhile stays connected."""
         operations: list[Object] = [
             {"op": "test", "path": "/status/daemon/instance", "value": state.daemon.instance},
-            {"op": "replace", "path": "/status/daemon/connected", "value": False},
+            {"op": "add", "path": "/status/daemon/connected", "value": False},
+            {"op": "add", "path": "/status/daemon/since", "value": rfc3339(self.clock.now())},
         ]
         try:
             await self.client.patch_json(

@@ -1,0 +1,26 @@
+"""The e2e tier: one cluster with three real kernels for the whole session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kmm_sandbox import machine, namespaces
+from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Kubernetes, registry, control plane and three nodes with their daemons."""
+    namespaces.require_inside()
+    progress = Progress()
+    machine.prepare(progress)
+    directory = tmp_path_factory.mktemp("sandbox")
+    running = Sandbox.start(
+        directory, find_binaries(progress), progress=progress, nodes=3, leashed=False
+    )
+    try:
+        yield running
+    finally:
+        running.stop()
