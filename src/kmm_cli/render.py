@@ -29,7 +29,7 @@ def as_text(fleet: Fleet, *, colour: bool) -> str:
     if fleet.unmatched:
         parts += [
             "",
-            f"On no node: {', '.join(fleet.unmatched)} (kmm explains why: kubectl describe module)",
+            f"On no node: {', '.join(fleet.unmatched)} (see: kubectl describe module NAME)",
         ]
     if fleet.failures:
         parts += ["", "Failures:", *[_told(failure, colour=colour) for failure in fleet.failures]]
