@@ -1,0 +1,68 @@
+"""The inner half: runs inside the namespaces, as their first process."""
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kmm_common.errors import KmmError
+from kmm_sandbox import check, demo, namespaces
+from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.lifeline import Lifeline
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.relay import Relay
+from kmm_sandbox.sandbox import Sandbox
+
+MODES: Mapping[str, Callable[[Sandbox, Lifeline, Relay], int]] = {
+    "up": demo.run,
+    "check": check.run,
+}
+
+
+def main() -> int:
+    """Start the sandbox, run the mode, end the sandbox; 1 if anything failed."""
+    options = _options()
+    # The outer half decides when it is over.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    progress = Progress()
+    lifeline = Lifeline(options.lifeline)
+    try:
+        namespaces.require_inside()
+        return _run(options, progress, lifeline)
+    except KmmError as error:
+        progress.say(f"failed: {error}")
+        return 1
+
+
+def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:
+    sandbox = Sandbox.start(
+        options.directory,
+        find_binaries(progress),
+        progress=progress,
+        nodes=options.nodes,
+        leashed=False,
+    )
+    try:
+        outside = socket.socket(fileno=options.api_socket)
+        relay = Relay(outside=outside, inside=("127.0.0.1", sandbox.plane.layout.ports.api))
+        relay.start()
+        return MODES[options.mode](sandbox, lifeline, relay)
+    finally:
+        sandbox.stop()
+        progress.say("everything is stopped")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=sorted(MODES))
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--api-socket", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--nodes", type=int, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The Modules that the sandbox shows: stock modules of the nodes' kernel, in kmod images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from kmm_common.api import names
+from kmm_sandbox import kmodimage
+from kmm_sandbox.sandbox import Sandbox
+
+NAMESPACE = "default"
+TAG = "${KERNEL_FULL_VERSION}"
+
+
+def push(sandbox: Sandbox, name: str, modules: Sequence[str]) -> str:
+    """Build and push a kmod image for the nodes' kernel; return its reference, as a template."""
+    files = kmodimage.kmod_files(sandbox.kernel, modules)
+    built = kmodimage.image(kmodimage.layer(files))
+    repository = f"kmod/{name}"
+    kmodimage.push(sandbox.registry, repository, sandbox.kernel.version, built)
+    return f"{sandbox.registry.address}/{repository}:{TAG}"
+
+
+def module(name: str, image: str, module_name: str, parameters: Sequence[str] = ()) -> str:
+    """Return the manifest of a Module for all nodes."""
+    modprobe: dict[str, Any] = {"moduleName": module_name}
+    if parameters:
+        modprobe["parameters"] = list(parameters)
+    container = {
+        "modprobe": modprobe,
+        "registryTLS": {"insecure": True},
+        "kernelMappings": [{"regexp": "^.+$", "containerImage": image}],
+    }
+    manifest = {
+        "apiVersion": names.API_VERSION,
+        "kind": "Module",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"kubernetes.io/os": "linux"},
+            "moduleLoader": {"container": container},
+        },
+    }
+    return yaml.safe_dump(manifest, sort_keys=False)
