@@ -8,10 +8,7 @@ from kmm_sandbox import guestexec, programs
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
 from kmm_sandbox.pki import Authority, Identity, daemon_uri
-from kmm_sandbox.processes import wait_until
 from kmm_sandbox.uml import UmlNode
-
-DAEMON_SECONDS = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,11 +100,3 @@ class Node:
             "revision": str(self.daemon_revision),
         }
         guestexec.write_whole(self.machine.spec.files.daemon, json.dumps(wanted))
-
-    def wait_for_daemon(self) -> None:
-        """Wait until the daemon's process is there. Raises SandboxError."""
-        wait_until(
-            lambda: bool((self.kubelet.facts() or {}).get("daemon_pid")),
-            seconds=DAEMON_SECONDS,
-            what=f"daemon of {self.name}",
-        )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kmm_common
 import kmm_daemon
+from kmm_common.api import names
 from kmm_sandbox import network, programs, xstate
 from kmm_sandbox.binaries import Binaries, cache_directory
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
@@ -152,8 +153,7 @@ class Sandbox:
             self.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
             for machine in machines:
                 self._add(machine)
-            for node in self.nodes.values():
-                node.wait_for_daemon()
+            wait_until(self._connected, seconds=READY_SECONDS, what="sessions of all daemons")
 
     def _add(self, machine: UmlNode) -> None:
         kubelet = Kubelet(
@@ -175,6 +175,14 @@ class Sandbox:
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
         settings = programs.control_plane_settings(self.plane.kubeconfig_for(programs.USER), tls)
         programs.write_settings(self.directory / "kmm-cp.yaml", settings)
+
+    def _connected(self) -> bool:
+        """Tell whether every node's NodeModulesState says that its daemon is connected."""
+        self.require_alive()
+        path = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
+        states = {each["metadata"]["name"]: each for each in self.api.items(path)}
+        daemons = (states.get(name, {}).get("status", {}).get("daemon") for name in self.nodes)
+        return all(daemon and daemon.get("connected") for daemon in daemons)
 
     def _control_plane_ready(self) -> bool:
         if self.control_plane is not None:

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kmm_common.api.module import Module
 from kmm_common.api.names import Event
+from kmm_common.desired import ModuleRef
 from kmm_common.logs import Fact, log
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder, Regarding
@@ -22,6 +24,7 @@ class LabelReconciler:
 
     client: KubeClient
     events: EventRecorder
+    modules: Mapping[str, Module]
     nodes: Mapping[str, Node]
     states: Mapping[str, NodeState]
     live: Callable[[str], bool]
@@ -51,8 +54,13 @@ class LabelReconciler:
         )
         for ref in change.added:
             self._tell(node, Event.MODULE_LOADED, f"Module {ref} loaded into the kernel")
-        for ref in change.removed:
+        # A Module that is deleted says it once for all nodes, when it is gone from them.
+        for ref in filter(self._stays, change.removed):
             self._tell(node, Event.MODULE_UNLOADED, f"Module {ref} unloaded from the kernel")
+
+    def _stays(self, ref: ModuleRef) -> bool:
+        module = self.modules.get(str(ref))
+        return module is not None and not module.deleting
 
     def _tell(self, node: Node, reason: Event, message: str) -> None:
         self.events.normal(Regarding.node(node.name, node.uid), reason, message)

@@ -6,15 +6,17 @@ Listed = frozenset[str]
 
 
 class LiveNodes:
-    """The nodes in any replica's list."""
+    """The nodes that this replica serves, and those in any replica's list."""
 
     def __init__(self, lists: Mapping[str, Listed]) -> None:
         """`lists` is the cache of the ConfigMaps of served nodes."""
+        self.here: Listed = frozenset()
+        """What this replica serves now; its own list says it some seconds later."""
         self._lists = lists
 
     def __call__(self, node: str) -> bool:
         """Tell whether a replica holds a session of the node."""
-        return any(node in listed for listed in self._lists.values())
+        return node in self.here or any(node in listed for listed in self._lists.values())
 
 
 def flipped(old: Iterable[str] | None, new: Iterable[str] | None) -> Listed:

@@ -7,9 +7,11 @@ from typing import Any
 
 from kmm_common.api import names
 from kmm_common.api.module import Module
+from kmm_common.api.names import Event
 from kmm_common.clock import Clock
 from kmm_common.logs import log
-from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.resources import MODULES, NAMESPACES
 from kmm_cp.policy.deletion import waits_for
 from kmm_cp.policy.values import Node, NodeState
@@ -29,8 +31,11 @@ class ModuleReconciler:
     modules: Mapping[str, Module]
     nodes: Mapping[str, Node]
     states: Mapping[str, NodeState]
+    events: EventRecorder
     namespaces: Mapping[str, Mapping[str, str]]
     """Labels by namespace."""
+    observe_namespace: Callable[[Object], None]
+    """Told every written Namespace, so that it is not written again before the watch does."""
     live: Callable[[str], bool]
     disconnected_seconds: float
     clock: Clock
@@ -52,7 +57,8 @@ class ModuleReconciler:
         labels = self.namespaces.get(module.metadata.namespace, {})
         if names.CONTAINS_MODULES_LABEL not in labels:
             body = {"metadata": {"labels": {names.CONTAINS_MODULES_LABEL: ""}}}
-            await self.client.patch_merge(NAMESPACES, module.metadata.namespace, body)
+            name = module.metadata.namespace
+            self.observe_namespace(await self.client.patch_merge(NAMESPACES, name, body))
 
     async def _release(self, module: Module) -> Result:
         if names.MODULE_FINALIZER not in module.metadata.finalizers:
@@ -70,6 +76,12 @@ class ModuleReconciler:
         left = [f for f in module.metadata.finalizers if f != names.MODULE_FINALIZER]
         await self._write_finalizers(module, left)
         log(logger, logging.INFO, "module released", module=str(module.ref))
+        # One event for all nodes: a fleet's worth of them would say no more.
+        regarding = Regarding.module(
+            module.metadata.namespace, module.metadata.name, module.metadata.uid
+        )
+        text = f"Module {module.ref} unloaded from the kernel of every node that is connected"
+        self.events.normal(regarding, Event.MODULE_UNLOADED, text)
         return DONE
 
     async def _write_finalizers(self, module: Module, finalizers: list[str]) -> None:

@@ -59,14 +59,17 @@ class Triggers:
             self._module_may_have_changed(str(ref), priority)
 
     def served_changed(self, change: Change[Listed]) -> None:
-        """A replica's list of nodes changed; a node with a daemon gets a NodeModulesState."""
+        """A replica's list of nodes changed."""
         priority = _priority(change)
         for name in flipped(change.old, change.new):
-            self.node_queue.add(name, priority)
-            self.label_queue.add(name, priority)
-            self.connection_queue.add(name, priority)
-            for ref in _refs(self.states.get(name)):
-                self._module_may_have_changed(str(ref), priority)
+            self.liveness_changed(name, priority)
+
+    def liveness_changed(self, node: str, priority: Priority = Priority.FRESH) -> None:
+        """A session of the node began or ended; a node with a daemon gets a NodeModulesState."""
+        for queue in (self.node_queue, self.label_queue, self.connection_queue):
+            queue.add(node, priority)
+        for ref in _refs(self.states.get(node)):
+            self._module_may_have_changed(str(ref), priority)
 
     def image_changed(self, key: ImageKey) -> None:
         """A registry answered: plan the nodes that wait for it."""

@@ -1,6 +1,6 @@
 """The leader's half: reconcilers, their controllers, and what sets them off."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import NodeState
 from kmm_cp.reconcilers.connection import ConnectionReconciler
 from kmm_cp.reconcilers.label import LabelReconciler
-from kmm_cp.reconcilers.live import Live, LiveNodes
+from kmm_cp.reconcilers.live import Live, LiveNodes, flipped
 from kmm_cp.reconcilers.module import ModuleReconciler
 from kmm_cp.reconcilers.module_status import ModuleStatusReconciler
 from kmm_cp.reconcilers.node import NodeReconciler
@@ -37,7 +37,9 @@ class Control:
     pins: Pins
     restore: RestoreReconciler
     restore_controller: Controller[str]
-    adopt_digests: Any
+    sessions_changed: Callable[[frozenset[str]], None]
+    """Told the nodes that this replica serves whenever they change."""
+    adopt_digests: Callable[[], None]
     """Called once the caches are synced, before the controllers start."""
 
 
@@ -70,11 +72,12 @@ def control(
         # Late: the triggers need the queues of the controllers that plan with the pins.
         on_change=lambda key: triggers.image_changed(key),
     )
+    live = LiveNodes(caches.served.store)
     parts = _Parts(
         client=client,
         events=events,
         caches=caches,
-        live=LiveNodes(caches.served.store),
+        live=live,
         pins=pins,
         settings=settings,
         clock=clock,
@@ -95,6 +98,7 @@ def control(
         pins=pins,
         restore=restore,
         restore_controller=controllers["restore"],
+        sessions_changed=_sessions_handler(live, triggers),
         adopt_digests=lambda: pins.adopt(known_digests(caches.states.store.values())),
     )
 
@@ -115,7 +119,7 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             observe=caches.states.observe,
         ).reconcile,
         "label": LabelReconciler(
-            client=parts.client, events=parts.events, live=parts.live, **views
+            client=parts.client, events=parts.events, modules=modules, live=parts.live, **views
         ).reconcile,
         "connection": ConnectionReconciler(
             **shared, states=caches.states.store, live=parts.live
@@ -124,7 +128,9 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             **shared,
             **views,
             modules=modules,
+            events=parts.events,
             namespaces=caches.namespaces.store,
+            observe_namespace=caches.namespaces.observe,
             live=parts.live,
             disconnected_seconds=settings.disconnected_seconds,
         ).reconcile,
@@ -153,6 +159,15 @@ def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Tri
         module_queue=controllers["module"].queue,
         status_queue=controllers["module-status"].queue,
     )
+
+
+def _sessions_handler(live: LiveNodes, triggers: Triggers) -> Callable[[frozenset[str]], None]:
+    def changed(served: frozenset[str]) -> None:
+        before, live.here = live.here, served
+        for node in flipped(before, served):
+            triggers.liveness_changed(node)
+
+    return changed
 
 
 def _listen(caches: Caches, triggers: Triggers, pins: Pins) -> None:

@@ -28,6 +28,7 @@ from kmm_cp.settings import Settings
 class Serving:
     """What a replica runs to serve daemons."""
 
+    sessions: Sessions
     listener: Listener
     status: StatusWriter
     served: Served
@@ -65,6 +66,7 @@ def serving(
     )
     files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
     return Serving(
+        sessions=sessions,
         listener=Listener(
             settings.listen,
             service=service,

@@ -64,6 +64,8 @@ async def _run(client: KubeClient, settings: Settings) -> None:
     )
     replica = settings.replica or socket.gethostname()
     served = serving(client, caches, observer, settings=settings, replica=replica, clock=clock)
+    sessions = served.sessions
+    sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     manager = Manager(
         caches=caches.all(),
         services=_services(leading, served, events),
