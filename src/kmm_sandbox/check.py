@@ -18,7 +18,7 @@ from kmm_sandbox.sandbox import Sandbox
 SECONDS = 120.0
 SHARED = "slhc"
 """What both Modules' modules depend on."""
-SESSION = "session with the control plane"
+SESSION = '"msg": "session with the control plane"'
 """What a daemon logs when a session stands."""
 
 
