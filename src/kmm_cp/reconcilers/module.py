@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kmm_common.api import names
@@ -39,10 +39,13 @@ class ModuleReconciler:
     live: Callable[[str], bool]
     disconnected_seconds: float
     clock: Clock
+    _released: dict[str, str] = field(default_factory=dict)
+    """uid by key: the cache shows a Module for a moment after it was let go."""
 
     async def reconcile(self, key: str) -> Result:
         module = self.modules.get(key)
         if module is None:
+            self._released.pop(key, None)
             return DONE
         if not module.deleting:
             await self._protect(module)
@@ -61,7 +64,8 @@ class ModuleReconciler:
             self.observe_namespace(await self.client.patch_merge(NAMESPACES, name, body))
 
     async def _release(self, module: Module) -> Result:
-        if names.MODULE_FINALIZER not in module.metadata.finalizers:
+        released = self._released.get(str(module.ref)) == module.metadata.uid
+        if released or names.MODULE_FINALIZER not in module.metadata.finalizers:
             return DONE
         waits = waits_for(
             module,
@@ -75,6 +79,7 @@ class ModuleReconciler:
             return Result(requeue_after=_RECHECK_SECONDS)
         left = [f for f in module.metadata.finalizers if f != names.MODULE_FINALIZER]
         await self._write_finalizers(module, left)
+        self._released[str(module.ref)] = module.metadata.uid
         log(logger, logging.INFO, "module released", module=str(module.ref))
         # One event for all nodes: a fleet's worth of them would say no more.
         regarding = Regarding.module(
