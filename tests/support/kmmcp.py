@@ -1,0 +1,168 @@
+"""kmm-cp as a process against a real API server, with only the rights that its manifest gives."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.processes import Launcher, Process, wait_until
+from support.certificates import NAMESPACE, SERVICE_ACCOUNT, Certificates
+from support.cluster import Cluster
+from support.history import Line, facts
+
+USER = "kmm-cp"
+RBAC = Path(__file__).resolve().parents[2] / "manifests" / "base" / "rbac.yaml"
+_RECONCILES = re.compile(
+    r'kmm_cp_reconcile_total\{controller="(?P<controller>[^"]*)",.*\} (?P<count>[0-9.e+]+)'
+)
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+@dataclass(slots=True, kw_only=True)
+class KmmCp:
+    """One control plane over its restarts; its log is one file."""
+
+    cluster: Cluster
+    directory: Path
+    certificates: Certificates
+    """Of daemons, by the authority that this control plane trusts."""
+    settings: dict[str, Any]
+    process: Process | None = None
+    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), repr=False)
+    """Its thread holds the leash: a leashed process ends with the thread that started it."""
+
+    @property
+    def port(self) -> int:
+        """Where daemons connect."""
+        return int(str(self.settings["listen"]).rpartition(":")[2])
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "kmm-cp.log"
+
+    def start(self) -> None:
+        """Start it and wait until its caches are synced."""
+        config = self.directory / "kmm-cp.yaml"
+        config.write_text(yaml.safe_dump(self.settings))
+        argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(config)]
+        launcher = Launcher(logs=self.directory, leashed=True)
+        starting = self._starter.submit(launcher.start, "kmm-cp", argv, log=self.log)
+        self.process = starting.result(START_SECONDS)
+        wait_until(self._ready, seconds=START_SECONDS, what="kmm-cp's /readyz")
+
+    def stop(self) -> int:
+        """End it as Kubernetes does; return the exit code."""
+        assert self.process is not None
+        return self.process.stop(grace=STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        assert self.process is not None
+        self.process.signal(signal.SIGKILL)
+        self.process.kill()
+
+    def close(self) -> None:
+        """Give up whatever is left."""
+        if self.process is not None:
+            self.process.kill()
+        self._starter.shutdown()
+
+    def restart(self) -> None:
+        """Stop it and start it again."""
+        self.stop()
+        self.start()
+
+    def facts(self) -> Iterator[Line]:
+        """Yield the facts that it logged."""
+        return facts(self.log)
+
+    def lines(self) -> list[Line]:
+        """Return all log lines."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
+
+    def reconciles(self) -> Counter[str]:
+        """Count the reconciles of this process by controller."""
+        counts: Counter[str] = Counter()
+        for line in self._get("/metrics")[1].splitlines():
+            if found := _RECONCILES.fullmatch(line):
+                counts[found["controller"]] += int(float(found["count"]))
+        return counts
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        self.process.require_alive()
+        try:
+            return self._get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def _get(self, path: str) -> tuple[int, str]:
+        host, _, port = str(self.settings["metrics_listen"]).rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running_control_plane(cluster: Cluster, directory: Path) -> Iterator[KmmCp]:
+    """Run kmm-cp as the user of its manifest; stop it at the end, which must go well."""
+    prepare_cluster(cluster)
+    control_plane = new_control_plane(cluster, directory)
+    control_plane.start()
+    try:
+        yield control_plane
+        code = control_plane.stop()
+        if code:
+            raise SandboxError(f"kmm-cp ended with exit code {code}", reason="ProcessDied")
+    finally:
+        control_plane.close()
+
+
+def new_control_plane(cluster: Cluster, directory: Path) -> KmmCp:
+    """Return a control plane that is not started yet."""
+    certificates = Certificates(directory / "link-pki")
+    files = certificates.server()
+    settings = {
+        "kubeconfig": str(cluster.kubeconfig_for(USER)),
+        "namespace": NAMESPACE,
+        "replica": "only",
+        "listen": f"127.0.0.1:{_free_port()}",
+        "metrics_listen": f"127.0.0.1:{_free_port()}",
+        "tls": {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)},
+        "log_format": "json",
+    }
+    return KmmCp(cluster=cluster, directory=directory, certificates=certificates, settings=settings)
+
+
+def prepare_cluster(cluster: Cluster) -> None:
+    """Make the operator's namespace, the daemons' service account and the rights of kmm-cp."""
+    cluster.api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    cluster.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
+    cluster.kubectl("apply", "-f", str(RBAC))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
