@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from kmm_common.api import names
 from kmm_sandbox.errors import SandboxError
@@ -43,6 +42,22 @@ class Outcome:
         absent = api.find(f"{_MODULES}/{self.name}") is None
         return absent and not any(self._traces(name) for name in self.sandbox.nodes)
 
+    def says_loaded(self) -> bool:
+        """Tell whether every node's status says that the desired configuration is loaded."""
+        states = self._states()
+        return len(states) == len(self.sandbox.nodes) and all(map(self._state_loaded, states))
+
+    def says_loaded_since(self, node: str, boot_id: str) -> bool:
+        """Tell whether a node's status says it of that boot."""
+        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        same = (state.get("status") or {}).get("bootId") == boot_id
+        return same and self._state_loaded(state)
+
+    def says_gone(self) -> bool:
+        """Tell whether no node's status knows the Module any more."""
+        states = self._states()
+        return not any(self._named(state, part) for state in states for part in ("spec", "status"))
+
     def is_ready(self) -> bool:
         module = self.sandbox.api.get(f"{_MODULES}/{self.name}")
         status, generation = module.get("status") or {}, module["metadata"]["generation"]
@@ -51,19 +66,30 @@ class Outcome:
 
     def config_hashes(self) -> set[str]:
         """Return the hashes of what the nodes say they have loaded."""
-        reports = (self._report(name) for name in self.sandbox.nodes)
+        reports = (self._named(state, "status") for state in self._states())
         return {report["configHash"] for report in reports if report}
+
+    def _states(self) -> list[Object]:
+        return self.sandbox.api.items(_STATES)
+
+    def _named(self, state: Object, part: str) -> Object | None:
+        modules = (state.get(part) or {}).get("modules") or ()
+        return next((each for each in modules if each["name"] == self.name), None)
+
+    def _state_loaded(self, state: Object) -> bool:
+        entry, report = self._named(state, "spec"), self._named(state, "status")
+        if not entry or not report or report["state"] != "Loaded":
+            return False
+        return bool(report.get("configHash") == entry.get("configHash"))
 
     def _on(self, node: str) -> bool:
         """Tell whether the newest desired configuration is what the node has."""
-        report, entry = self._report(node), self._entry(node)
-        if not report or not entry or report["state"] != "Loaded":
-            return False
-        same = report.get("configHash") == entry.get("configHash")
-        return same and self._labelled(node) and self._in_kernel(node)
+        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        return self._state_loaded(state) and self._labelled(node) and self._in_kernel(node)
 
     def _traces(self, node: str) -> bool:
-        if self._report(node) or self._entry(node) or self._labelled(node):
+        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        if any(self._named(state, part) for part in ("spec", "status")) or self._labelled(node):
             return True
         return self._in_kernel(node)
 
@@ -73,17 +99,6 @@ class Outcome:
     def _labelled(self, node: str) -> bool:
         labels = self.sandbox.api.get(f"/api/v1/nodes/{node}")["metadata"]["labels"]
         return names.ready_label("default", self.name) in labels
-
-    def _entry(self, node: str) -> Object | None:
-        return self._of(node, lambda state: (state.get("spec") or {}).get("modules"))
-
-    def _report(self, node: str) -> Object | None:
-        return self._of(node, lambda state: (state.get("status") or {}).get("modules"))
-
-    def _of(self, node: str, part: Callable[[Object], Any]) -> Object | None:
-        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
-        found = [each for each in part(state) or () if each["name"] == self.name]
-        return found[0] if found else None
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         def checked() -> bool:

@@ -1,0 +1,45 @@
+"""python -m benchmarks [--only NAME]: a table for people, then one JSON line a figure."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+
+from benchmarks import encoding, lifecycle
+from benchmarks.figures import Figure, table
+from kmm_sandbox import machine, namespaces
+
+BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
+    "encoding": encoding.run,
+    "lifecycle": lifecycle.run,
+}
+WITH_NODES = {"lifecycle"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", choices=sorted(BENCHMARKS), help="run one benchmark")
+    options = parser.parse_args()
+    chosen = [options.only] if options.only else sorted(BENCHMARKS)
+    if WITH_NODES & set(chosen) and os.environ.get(namespaces.MARK) != "1":
+        return _inside()
+    figures = [figure for name in chosen for figure in BENCHMARKS[name]()]
+    print(table(figures), end="\n\n")
+    for figure in figures:
+        print(figure.as_json())
+    return 0
+
+
+def _inside() -> int:
+    """Run again in namespaces of our own, which nodes need."""
+    obstacle = machine.obstacle()
+    if obstacle:
+        sys.stderr.write(f"benchmarks: {obstacle}\n")
+        return 1
+    command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+    return subprocess.run(namespaces.inside(command), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
