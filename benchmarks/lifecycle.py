@@ -53,8 +53,10 @@ class Lifecycle:
         alone = [_modprobe_alone(node) for node in self._nodes() for _ in range(ROUNDS)]
         loads_alone = [load for load, _ in alone]
         unloads_alone = [unload for _, unload in alone]
-        self._load()
-        self._unload()
+        # The first round pulls the image, and is not counted.
+        self._counted("load", self._load)
+        self._counted("unload", self._unload)
+        self._writes = {"load": [], "unload": []}
         for _ in range(ROUNDS):
             self._loads.append(self._counted("load", self._load))
             self._unloads.append(self._counted("unload", self._unload))
