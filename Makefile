@@ -38,6 +38,7 @@ check: $(READY) ## Format, lint, types, import contracts, generated files
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m kmm_common.api.crd --check
 	$(BIN)/python -m kmm_common.wire.generate --check
+	$(BIN)/python docs/generate.py --check
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
@@ -46,6 +47,7 @@ format: $(READY) ## Format the code and mend what the linter can
 generate: $(READY) ## Write crds/ and the wire messages anew
 	$(BIN)/python -m kmm_common.api.crd
 	$(BIN)/python -m kmm_common.wire.generate
+	$(BIN)/python docs/generate.py
 
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
 	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
