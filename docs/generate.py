@@ -1,4 +1,4 @@
-"""Writes docs/reference/settings.md from the settings models: `python docs/generate.py [--check]`."""
+"""Writes docs/reference/settings.md from the settings models; --check compares instead."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,9 @@ PAGE = Path(__file__).parent / "reference/settings.md"
 
 HEAD = """# Settings
 
-Each program reads one YAML file (`--config FILE`). A variable of the environment overrides a setting: its prefix and the setting's name
-in capitals, with a YAML value. An unknown or wrong setting ends the start with exit code 2 and the setting's name.
+Each program reads one YAML file (`--config FILE`). A variable of the environment overrides a
+setting: its prefix and the setting's name in capitals, with a YAML value. An unknown or wrong
+setting ends the start with exit code 2 and the setting's name.
 
 This page is generated from the code.
 """

@@ -16,7 +16,9 @@ class TlsSettings(Strict):
     """PEM files of the serving side; read anew when they change."""
 
     cert: Path
+    """The certificate that daemons are shown."""
     key: Path
+    """Its private key."""
     ca: Path
     """What daemons' certificates must be signed by."""
 
@@ -40,11 +42,13 @@ class Settings(Strict):
     trust_domain: str = Field(default="kmm.sigs.x-k8s.io", min_length=1)
     """Of the SPIFFE URI in daemons' certificates."""
     daemon_service_account: str = Field(default="kmm-daemon", min_length=1)
+    """Service account of the daemon's Pods; a certificate that names another is refused."""
     tolerated_failures: Annotated[str, Field(pattern=r"^\d+%?$")] = "0"
     """How many nodes, or which share, may fail before a Module is Stalled."""
     disconnected_seconds: float = Field(default=300.0, gt=0)
     """How long a Module's deletion waits for a node whose daemon is away."""
     log_format: Literal["text", "json"] = "text"
+    """text for people, json for programs."""
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -16,7 +16,9 @@ class TlsSettings(Strict):
     """PEM files; read anew at every connection."""
 
     cert: Path
+    """The certificate that names the daemon's Pod."""
     key: Path
+    """Its private key."""
     ca: Path
     """What the control plane's certificate must be signed by."""
 
@@ -50,6 +52,7 @@ class Settings(Strict):
     metrics_listen: Address = "127.0.0.1:8081"
     """Where /metrics, /healthz and /readyz are served."""
     log_format: Literal["text", "json"] = "text"
+    """text for people, json for programs."""
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
