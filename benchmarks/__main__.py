@@ -38,7 +38,7 @@ def _inside() -> int:
         sys.stderr.write(f"benchmarks: {obstacle}\n")
         return 1
     command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
-    return subprocess.run(namespaces.inside(command), check=False).returncode
+    return subprocess.run(namespaces.leashed_inside(command), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Tier:
 TIERS = {
     "unit": Tier(),
     "api": Tier(),
-    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.inside),
+    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside),
 }
 
 

@@ -1,6 +1,7 @@
 """The inner half: runs inside the namespaces, as their first process."""
 
 import argparse
+import shutil
 import signal
 import socket
 import sys
@@ -52,6 +53,9 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
     finally:
         sandbox.stop()
         progress.say("everything is stopped")
+        if lifeline.cut():
+            # The outer half may be gone: nobody else would clean up.
+            shutil.rmtree(options.directory, ignore_errors=True)
 
 
 def _options() -> argparse.Namespace:

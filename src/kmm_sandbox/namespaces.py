@@ -13,11 +13,16 @@ MARK = "KMM_SANDBOX_NAMESPACES"
 def inside(argv: Sequence[str]) -> list[str]:
     """Return argv such that it runs as the first process of new namespaces.
 
-    When it ends, or whoever started it, the kernel ends all processes inside; with the last of
-    them the network goes, taps and bridge included, and so do the mounts.
+    When it ends, the kernel ends all processes inside; with the last of them the network goes,
+    taps and bridge included, and so do the mounts.
     """
     own = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
-    return leash(["unshare", *own, "env", f"{MARK}=1", *argv])
+    return ["unshare", *own, "env", f"{MARK}=1", *argv]
+
+
+def leashed_inside(argv: Sequence[str]) -> list[str]:
+    """Return the same, such that it also ends at once when whoever started it ends."""
+    return leash(inside(argv))
 
 
 def require_inside() -> None:
