@@ -22,10 +22,15 @@ from kmm_daemon.values import LoadedRecord, StateReport
 def report(
     s: Situation, steps: Mapping[ModuleRef, Step], running: Mapping[ModuleRef, Step]
 ) -> tuple[ReportedModule, ...]:
-    """Return the state of every Module that has a step, ordered; since_ms is not set yet."""
+    """Return the state of every Module that has a step, ordered; since_ms is not set yet.
+
+    A pull that nobody desires any more is about to end and brought nothing: it is no state.
+    """
+    current = {**steps, **running}
     return tuple(
-        _module(ref, s, running.get(ref) or steps[ref], runs=ref in running)
-        for ref in sorted(steps.keys() | running.keys())
+        _module(ref, s, step, runs=ref in running)
+        for ref, step in sorted(current.items())
+        if ref in s.desired or not isinstance(step, Prepare)
     )
 
 
@@ -78,7 +83,7 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
     entry, record = s.desired.get(ref), standing(ref, s)
     inside = record is not None and in_kernel(record, s.view)
     state = _state(step, runs=runs, removal=entry is None)
-    about = _about(ref, s, record if inside or entry is None else None)
+    about = _about(ref, s, step, record if inside or entry is None else None)
     return ReportedModule(
         namespace=ref.namespace,
         name=ref.name,
@@ -92,10 +97,15 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
     )
 
 
-def _about(ref: ModuleRef, s: Situation, record: LoadedRecord | None) -> DesiredModule:
+def _about(
+    ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None
+) -> DesiredModule:
     """Return what is in the kernel; what is being brought there while nothing is."""
     if record is not None:
         return record.module
+    # A load that is superseded before it has begun is known by its step only.
+    if isinstance(step, Load | Reload) and ref not in s.desired and ref not in s.begun:
+        return step.image.module
     entry = s.desired.get(ref)
     if entry is None:
         return s.begun[ref].module

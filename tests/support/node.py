@@ -5,9 +5,6 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from support.simkernel import KERNEL, SimKernel
-from support.virtualclock import VirtualClock, rest
-
 from kmm_common.backoff import Backoff
 from kmm_common.desired import (
     DesiredModule,
@@ -21,6 +18,8 @@ from kmm_daemon.agent import Agent, Pace
 from kmm_daemon.journal import Memory, UnusableJournalError, decode, encode
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, UpdateKind
+from support.simkernel import KERNEL, SimKernel
+from support.virtualclock import VirtualClock, rest
 
 UID = "nms-1"
 PACE = Pace(retry=Backoff(10.0, 600.0, rng=random.Random(1)))  # noqa: S311 jitter, no secret

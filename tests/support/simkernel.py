@@ -87,6 +87,8 @@ class SimKernel:
     """What the next load of a Module raises although the module comes in."""
     gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
     """A load waits until its gate is open."""
+    outlives_daemon: bool = False
+    """A load that the daemon's end interrupts is done all the same, as modprobe's may be."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
 
     async def view(self) -> KernelView:
@@ -104,7 +106,7 @@ class SimKernel:
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         self.calls.append(("load", module.ref))
         if gate := self.gates.get(module.ref):
-            await gate.wait()
+            await self._pass(gate, module, image)
         if failing := self.failing.get(module.ref):
             raise failing.popleft()
         for name in map(kernel_name, module.in_tree_modules_to_remove):
@@ -150,6 +152,14 @@ class SimKernel:
     def unloads(self, ref: ModuleRef) -> int:
         """Return how often modprobe was asked to unload a Module."""
         return self.calls.count(("unload", ref))
+
+    async def _pass(self, gate: asyncio.Event, module: DesiredModule, image: ReadyImage) -> None:
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            if self.outlives_daemon:
+                self._bring(module, self.images.content(module, image))
+            raise
 
     def _bring(self, module: DesiredModule, content: Mapping[str, SimFile]) -> tuple[str, ...]:
         own = kernel_name(module.modprobe.module_name)

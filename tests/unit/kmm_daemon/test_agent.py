@@ -6,16 +6,16 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
-from support.history import check
-from support.node import Node, desired, ref, snapshot
-from support.simkernel import SimFile, failure
-from support.virtualclock import rest
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleState, config_hash, content_hash
 from kmm_common.errors import TransientError
 from kmm_common.logs import Fact, fields_of
 from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, UpdateKind
+from support.history import check
+from support.node import Node, desired, ref, snapshot
+from support.simkernel import SimFile, failure
+from support.virtualclock import rest
 
 A, B = "sha256:aaaaaaaa", "sha256:bbbbbbbb"
 
@@ -137,6 +137,17 @@ async def test_pull_that_nobody_desires_any_more_is_stopped(node: Node) -> None:
     assert node.kernel.images.cancelled == [ref()]
     assert node.kernel.rows["m"].srcversion == B[-8:]
     assert node.kernel.loads(ref()) == 1
+
+
+async def test_module_withdrawn_during_its_pull_is_no_state_of_the_node(node: Node) -> None:
+    node.kernel.images.gates[ref()] = asyncio.Event()
+    await node.want(desired())
+    await node.want()
+    assert node.said() is None
+    assert node.agent.reports.latest.observed_generation == 2
+    assert await node.want(desired(name="other")) == Accepted(uid="nms-1", generation=3)
+    assert (said := node.said("other")) is not None
+    assert said.state is ModuleState.LOADED
 
 
 async def test_load_in_flight_runs_to_its_end_when_superseded(node: Node) -> None:
