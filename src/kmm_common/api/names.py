@@ -18,6 +18,9 @@ MODULE_FINALIZER = f"{LABEL_DOMAIN}/module-finalizer"
 TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
 """On a Module: how many nodes, or which share (10%), may fail before it is Stalled."""
 
+SPEC_HASH_ANNOTATION = f"{LABEL_DOMAIN}/spec-hash"
+"""On a NodeModulesState: spec_hash() of what the control plane wrote there."""
+
 LABEL_NAME_LENGTH = 63
 """Kubernetes' limit for the part of a label key behind the slash."""
 

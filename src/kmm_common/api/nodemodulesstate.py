@@ -4,9 +4,12 @@ Plain dicts in, plain dicts out: this is on the control plane's hot path. The sc
 generated from the same dataclasses (kmm_common.api.crd).
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from kmm_common.api.codec import from_json, to_json
@@ -94,6 +97,13 @@ def spec_to_json(modules: Iterable[DesiredModule]) -> dict[str, Any]:
 def spec_from_json(spec: Mapping[str, Any] | None) -> tuple[DesiredModule, ...]:
     """Return the modules of a spec. Raises KeyError, TypeError or ValueError."""
     return tuple(from_json(DesiredModule, each) for each in (spec or {}).get("modules") or ())
+
+
+@lru_cache(maxsize=4096)
+def spec_hash(modules: tuple[DesiredModule, ...]) -> str:
+    """Return a hash of a spec that does not change when a release adds fields with defaults."""
+    canonical = json.dumps(spec_to_json(modules), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def status_to_json(status: NodeStatus, *, desired: int) -> dict[str, Any]:

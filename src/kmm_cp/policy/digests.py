@@ -82,7 +82,7 @@ def known_digests(
     """
     counts: dict[ImageKey, Counter[str]] = {}
     for state in states:
-        for entry in state.modules:
+        for entry in state.modules if state.intact else ():
             if only not in (None, entry.ref):
                 continue
             if digest := entry.image_digest or reported_digest(entry, state):

@@ -1,7 +1,7 @@
 """The whole desired state of one node."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kmm_common.api.module import Module
@@ -64,12 +64,16 @@ def plan_node(
     A Module of which nothing new can be said (registry asked, template invalid, other version
     ordered) keeps the entry that it has. Without a NodeModulesState there is none to keep: if
     such a Module may be on the node, nothing is planned, since a first spec without it unloads.
+    The same goes for a NodeModulesState that somebody edited: nothing in its spec is kept.
     """
     if not node.kernel_version:
         return NodePlan(modules=None)
+    unwritten = state is None or not state.intact
+    if state is not None and not state.intact:
+        state = replace(state, modules=())
     ordered = sorted(modules, key=lambda module: module.ref)
     decisions = [_decision(module, node, state, digests, now) for module in ordered]
-    undecided = state is None and any(decision.undecided for decision in decisions)
+    undecided = unwritten and any(decision.undecided for decision in decisions)
     ends = [decision.until for decision in decisions if decision.until]
     return NodePlan(
         modules=None if undecided else _entries(decisions, node, state),

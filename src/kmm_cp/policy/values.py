@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from kmm_common.api.names import SPEC_HASH_ANNOTATION
 from kmm_common.api.nodemodulesstate import (
     DaemonStatus,
     NodeStatus,
     spec_from_json,
+    spec_hash,
     status_from_json,
 )
 from kmm_common.desired import DesiredModule, ModuleRef, ReportedModule
@@ -91,6 +93,8 @@ class NodeState:
     """As the API server gave it, to be sent back verbatim."""
     modules: tuple[DesiredModule, ...] = ()
     """The spec."""
+    intact: bool = True
+    """The spec is as the control plane wrote it; one that somebody edited is never acted on."""
     status: NodeStatus = field(default_factory=NodeStatus)
 
     @classmethod
@@ -98,13 +102,16 @@ class NodeState:
         """Decode a NodeModulesState as the API server gives it."""
         metadata = state["metadata"]
         owners = metadata.get("ownerReferences") or ()
+        modules = spec_from_json(state.get("spec"))
+        written = (metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION)
         return cls(
             name=metadata["name"],
             uid=metadata.get("uid", ""),
             generation=metadata.get("generation", 0),
             owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == "Node"), ""),
             metadata=metadata,
-            modules=spec_from_json(state.get("spec")),
+            modules=modules,
+            intact=written == spec_hash(modules),
             status=status_from_json(state.get("status")),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kmm_common.api import names
 from kmm_common.api.module import Module
-from kmm_common.api.nodemodulesstate import spec_to_json
+from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
 from kmm_common.clock import Clock
 from kmm_common.desired import DesiredModule
 from kmm_common.logs import Fact, log
@@ -53,7 +53,7 @@ class NodeReconciler:
         if state is None:
             if modules or _labelled(node) or self.live(node.name):
                 await self._create(node, modules)
-        elif state.modules != modules or state.owner_uid != node.uid:
+        elif state.modules != modules or state.owner_uid != node.uid or not state.intact:
             await self._replace(node, state, modules)
 
     async def _create(self, node: Node, modules: tuple[DesiredModule, ...]) -> None:
@@ -97,10 +97,12 @@ def _labelled(node: Node) -> bool:
 
 
 def _object(metadata: dict[str, Any], modules: tuple[DesiredModule, ...]) -> dict[str, Any]:
+    annotations = metadata.get("annotations") or {}
+    signed = {**annotations, names.SPEC_HASH_ANNOTATION: spec_hash(modules)}
     return {
         "apiVersion": names.API_VERSION,
         "kind": "NodeModulesState",
-        "metadata": metadata,
+        "metadata": {**metadata, "annotations": signed},
         "spec": spec_to_json(modules),
     }
 

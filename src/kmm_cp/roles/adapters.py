@@ -27,8 +27,10 @@ def pod_facts(pod: Mapping[str, Any]) -> PodFacts:
     )
 
 
-def target_of(state: NodeState) -> Target:
-    """Return a NodeModulesState as the serving side knows it."""
+def target_of(state: NodeState | None) -> Target | None:
+    """Return a NodeModulesState as daemons are told it; None for one that somebody edited."""
+    if state is None or not state.intact:
+        return None
     return Target(uid=state.uid, generation=state.generation, modules=state.modules)
 
 
@@ -50,8 +52,7 @@ class StateReader:
     states: Mapping[str, NodeState]
 
     def cached(self, node: str) -> Target | None:
-        state = self.states.get(node)
-        return None if state is None else target_of(state)
+        return target_of(self.states.get(node))
 
     async def read(self, node: str) -> Target | None:
         try:

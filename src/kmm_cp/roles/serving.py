@@ -105,10 +105,14 @@ def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
             if old is not None:
                 notifier.deleted(change.key, uid=old.uid)
             return
-        if old is None or (old.uid, old.generation) != (new.uid, new.generation):
+        if new.intact and (old is None or _version(old) != _version(new)):
             notifier.changed(
                 change.key, uid=new.uid, generation=new.generation, modules=new.modules
             )
         status.observed(change.key, new.status.daemon)
 
     caches.states.add_handler(changed)
+
+
+def _version(state: NodeState) -> tuple[str, int, bool]:
+    return state.uid, state.generation, state.intact

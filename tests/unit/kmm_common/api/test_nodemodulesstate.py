@@ -7,6 +7,7 @@ from kmm_common.api.nodemodulesstate import (
     DaemonStatus,
     NodeStatus,
     spec_from_json,
+    spec_hash,
     spec_to_json,
     status_from_json,
     status_to_json,
@@ -118,3 +119,14 @@ def test_the_first_failure_and_the_counts_are_summarised() -> None:
     )
     written = status_to_json(NodeStatus(modules=modules), desired=2)
     assert written["summary"] == {"desired": 2, "loaded": 1, "failed": 1, "error": "ns/b: InUse"}
+
+
+def test_the_hash_of_a_spec_is_of_what_is_written_whatever_the_order() -> None:
+    one, two = (
+        DesiredModule(namespace="ns", name=name, uid="u", kernel_version="6.1", image="i:1")
+        for name in "ab"
+    )
+    assert spec_hash((one, two)) == spec_hash((two, one))
+    assert spec_hash((one, two)) != spec_hash((one,))
+    # Pinned: else a release that adds a field would make every spec look edited.
+    assert spec_hash((one,)).startswith("e0f761c52aaa")

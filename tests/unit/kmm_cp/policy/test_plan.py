@@ -130,6 +130,19 @@ def test_a_first_spec_is_not_written_without_a_module_that_may_be_on_the_node(
     assert reason in {each.reason for each in plan.unplanned}
 
 
+@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING)
+def test_an_edited_spec_vouches_for_no_entry(kmod, on, lookup, reason):
+    labelled = replace(on, labels={**on.labels, **READY})
+    edited = replace(state(entry(), entry("other")), intact=False)
+    plan = planned(kmod, module("other"), on=labelled, nms=edited, lookup=lookup)
+    assert plan.modules is None
+
+
+def test_an_edited_spec_is_planned_anew_where_everything_is_known():
+    edited = replace(state(entry("other")), intact=False)
+    assert planned(module(), nms=edited).modules == (entry(),)
+
+
 @pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING[:3])
 def test_a_first_spec_is_written_without_a_module_that_was_never_on_the_node(
     kmod, on, lookup, reason

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kmm_common.api.nodemodulesstate import spec_to_json, status_to_json
+from kmm_common.api.names import SPEC_HASH_ANNOTATION
+from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json, status_to_json
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.values import Node, NodeState, Taint
 from support.policy import NOW, entry, loaded, node, state
@@ -97,6 +98,7 @@ def test_a_node_modules_state_is_decoded():
         "generation": 3,
         "resourceVersion": "9",
         "ownerReferences": owners,
+        "annotations": {SPEC_HASH_ANNOTATION: spec_hash((kmod,))},
     }
     given = {
         "metadata": metadata,
@@ -107,6 +109,22 @@ def test_a_node_modules_state_is_decoded():
     assert decoded == replace(expected, metadata=metadata)
     assert decoded.resource_version == "9"
     assert decoded.daemon.connected
+
+
+@pytest.mark.parametrize(
+    ("annotations", "intact"),
+    [
+        ({SPEC_HASH_ANNOTATION: spec_hash((entry(),))}, True),
+        ({SPEC_HASH_ANNOTATION: spec_hash(())}, False),
+        ({}, False),
+        (None, False),
+    ],
+    ids=["written", "edited", "removed", "none"],
+)
+def test_a_spec_is_intact_as_long_as_its_hash_is_right(annotations, intact):
+    metadata = {"name": "node-1", "annotations": annotations}
+    given = {"metadata": metadata, "spec": spec_to_json([entry()])}
+    assert NodeState.from_object(given).intact is intact
 
 
 def test_a_node_modules_state_that_was_just_made_says_nothing():
