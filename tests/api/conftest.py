@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+
 from support.cluster import Cluster, running_cluster
 from support.fleet import Fleet, running_fleet
 from support.kmmcp import KmmCp, running_control_plane

@@ -298,8 +298,16 @@ class Fleet:
     async def reconciled(self) -> None:
         """Wait until the control plane serves all nodes here and has acted on what it knew.
 
-        A label that means nothing sets everything off; what a Module's status says comes last.
+        What a Module's status says comes last; there must be a Module.
         """
+        await self._acted("module-status")
+
+    async def reconciled_nodes(self) -> None:
+        """Do the same where there is no Module."""
+        await self._acted("node", "label")
+
+    async def _acted(self, *controllers: str) -> None:
+        """Set everything off by a label that means nothing, and wait for its end."""
         running = {node.name for node in self.nodes.values() if node.running}
         await eventually(self.served, lambda served: running <= served, what="all served")
         told = await asyncio.to_thread(self.control_plane.reconciles)
@@ -307,8 +315,8 @@ class Fleet:
         await self.set_label(next(iter(self.nodes.values())), "fence", str(self._fences))
         await eventually(
             lambda: asyncio.to_thread(self.control_plane.reconciles),
-            lambda now: now["module-status"] > told["module-status"],
-            what="Module status looked at",
+            lambda now: all(now[name] > told[name] for name in controllers),
+            what=f"{controllers} at work",
         )
 
     def _modules(self) -> str:

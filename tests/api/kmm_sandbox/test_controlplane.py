@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from support.cluster import Cluster
 
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.manifests import Kubectl
+from support.cluster import Cluster
 
 
 def test_user_without_a_role_is_refused(kubernetes: Cluster) -> None:
