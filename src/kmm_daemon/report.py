@@ -97,9 +97,7 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
     )
 
 
-def _about(
-    ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None
-) -> DesiredModule:
+def _about(ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None) -> DesiredModule:
     """Return what is in the kernel; what is being brought there while nothing is."""
     if record is not None:
         return record.module
