@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from support.history import check
 
 from kmm_common.logs import Fact
+from support.history import check
 
 UID = "u1"
 
