@@ -1,0 +1,230 @@
+"""The spine: a Module becomes a kernel module in three real kernels, and goes again."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kmm_common.api import names
+from kmm_sandbox import kmodimage, samples
+from kmm_sandbox.outcome import Outcome
+from kmm_sandbox.processes import wait_until
+from kmm_sandbox.sandbox import Sandbox
+from support import history
+
+SECONDS = 90.0
+STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
+MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The sandbox, with the few questions that these tests ask."""
+
+    sandbox: Sandbox
+
+    def apply(
+        self, name: str, image: str, module: str, *, parameters: list[str] | None = None
+    ) -> Outcome:
+        self.sandbox.kubectl.apply(samples.module(name, image, module, parameters or []))
+        return Outcome(self.sandbox, name, module)
+
+    def delete(self, name: str, *, wait: bool = True) -> None:
+        self.sandbox.kubectl("delete", "module", name, f"--wait={str(wait).lower()}")
+
+    def report(self, node: str, module: str) -> dict[str, Any]:
+        """Return what a node says of a Module; empty if nothing."""
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
+        told = (state.get("status") or {}).get("modules") or ()
+        return next((each for each in told if each["name"] == module), {})
+
+    def conditions(self, module: str) -> dict[str, dict[str, Any]]:
+        found = self.sandbox.api.get(f"{MODULES}/{module}")
+        return {each["type"]: each for each in found["status"].get("conditions") or ()}
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        def checked() -> bool:
+            self.sandbox.require_alive()
+            return condition()
+
+        wait_until(checked, seconds=SECONDS, what=what)
+
+    def errors(self, module: str) -> set[str]:
+        """Return the reasons that the nodes give for a Module."""
+        reports = (self.report(node, module) for node in self.sandbox.nodes)
+        return {report.get("error", {}).get("reason", "") for report in reports}
+
+    def steps(self, node: str) -> list[tuple[str, str]]:
+        """Return every modprobe of a node's daemon: (load or unload, Module)."""
+        facts = (line for log in self.sandbox.daemon_logs(node) for line in history.facts(log))
+        return [(line["step"], line["ref"]) for line in facts if line["msg"] == "step started"]
+
+
+@pytest.fixture
+def stage(sandbox: Sandbox) -> Iterator[Stage]:
+    """A stage whose Modules are taken away at the end, with a history that kept all promises."""
+    yield Stage(sandbox)
+    for module in sandbox.api.items(MODULES):
+        sandbox.kubectl("delete", "module", module["metadata"]["name"], "--timeout=90s")
+    control_plane = [line for log in sandbox.control_plane_logs for line in history.facts(log)]
+    daemons = {
+        node: [line for log in sandbox.daemon_logs(node) for line in history.facts(log)]
+        for node in sandbox.nodes
+    }
+    assert history.check(control_plane, daemons) == []
+
+
+def own_module(kernel: str, name: str, version: str = "v1") -> bytes:
+    """Return a kernel module of our own, built for the nodes' kernel."""
+    file = Path(__file__).parent / "modules/prebuilt" / kernel / version / f"{name}.ko"
+    assert file.exists(), f"no {name} for Linux {kernel}: make -C tests/e2e/modules"
+    return file.read_bytes()
+
+
+def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:
+    extra = {f"{m}.ko": own_module(sandbox.kernel.version, m, version) for m in modules}
+    built = kmodimage.image(kmodimage.layer(kmodimage.kmod_files(sandbox.kernel, extra=extra)))
+    return kmodimage.push(sandbox.registry, f"kmod/{repository}", version, built)
+
+
+def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
+    image = samples.push(stage.sandbox, "ppp", ("ppp_generic",))
+    outcome = stage.apply("ppp", image, "ppp_generic")
+    outcome.wait_loaded()
+    outcome.wait_settled()
+    for node in stage.sandbox.nodes.values():
+        assert {"ppp_generic", "slhc"} <= node.loaded_modules().keys()
+    table = stage.sandbox.kubectl("get", "nodemodulesstate", "node1").splitlines()[1].split()
+    assert table[:6] == ["node1", stage.sandbox.kernel.version, "1", "1", "0", "true"]
+    events = stage.sandbox.kubectl("get", "events", "-o", "yaml")
+    assert "Module default/ppp loaded into the kernel" in events
+
+
+def test_a_changed_parameter_reaches_the_kernel_by_one_reload(stage: Stage) -> None:
+    image = push_own(stage.sandbox, "core", "kmt_core")
+    outcome = stage.apply("core", image, "kmt_core", parameters=["exit_delay_ms=1"])
+    outcome.wait_loaded()
+    before = {node: len(stage.steps(node)) for node in stage.sandbox.nodes}
+    stage.apply("core", image, "kmt_core", parameters=["exit_delay_ms=2"])
+    parameter = "/sys/module/kmt_core/parameters/exit_delay_ms"
+    for name, node in stage.sandbox.nodes.items():
+        stage.until(
+            lambda node=node: node.execute("cat", parameter).stdout.strip() == "2",  # type: ignore[misc]
+            f"new parameter on {name}",
+        )
+        outcome.wait_loaded()
+        assert stage.steps(name)[before[name] :] == [
+            ("unload", "default/core"),
+            ("load", "default/core"),
+        ]
+
+
+def test_a_shared_dependency_stays_for_the_module_that_needs_it(stage: Stage) -> None:
+    slip = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
+    ppp = stage.apply("ppp", samples.push(stage.sandbox, "ppp", ("ppp_generic",)), "ppp_generic")
+    slip.wait_loaded()
+    ppp.wait_loaded()
+    stage.delete("ppp")
+    ppp.wait_gone()
+    assert all("slhc" in node.loaded_modules() for node in stage.sandbox.nodes.values())
+    stage.delete("slip")
+    slip.wait_gone()
+    assert not any("slhc" in node.loaded_modules() for node in stage.sandbox.nodes.values())
+
+
+def test_a_busy_module_keeps_its_label_and_says_why_until_it_is_free(stage: Stage) -> None:
+    outcome = stage.apply("core", push_own(stage.sandbox, "core", "kmt_core"), "kmt_core")
+    outcome.wait_loaded()
+    node = stage.sandbox.nodes["node2"]
+    hold = "/sys/module/kmt_core/parameters/hold"
+    node.execute("sh", "-c", f"echo Y > {hold}").check()
+    stage.delete("core", wait=False)
+    stage.until(
+        lambda: stage.report("node2", "core").get("error", {}).get("reason") == "InUse",
+        "node2 says that the module is in use",
+    )
+    assert stage.report("node2", "core")["inKernel"] is True
+    labels = stage.sandbox.api.get("/api/v1/nodes/node2")["metadata"]["labels"]
+    assert names.ready_label("default", "core") in labels
+    stage.until(
+        lambda: "node2" in stage.conditions("core").get("DeletionWaits", {}).get("message", ""),
+        "the Module says whom its deletion waits for",
+    )
+    node.execute("sh", "-c", f"echo N > {hold}").check()
+    outcome.wait_gone()
+
+
+def test_a_reboot_brings_the_module_back(stage: Stage) -> None:
+    outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
+    outcome.wait_loaded()
+    node = stage.sandbox.nodes["node3"]
+    before = node.boot_id()
+    node.power_cycle()
+    stage.until(lambda: node.boot_id() not in ("", before), "new boot")
+    stage.until(
+        lambda: outcome.says_loaded_since("node3", node.boot_id()), "loaded in the new boot"
+    )
+    outcome.wait_loaded()
+
+
+def test_a_restart_of_the_daemon_reloads_nothing(stage: Stage) -> None:
+    outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
+    outcome.wait_loaded()
+    before = stage.steps("node1")
+    instance = stage.sandbox.api.get(f"{STATES}/node1")["status"]["daemon"]["instance"]
+    stage.sandbox.nodes["node1"].restart_daemon()
+    stage.until(
+        lambda: (
+            stage.sandbox.api.get(f"{STATES}/node1")["status"]["daemon"]["instance"] != instance
+        ),
+        "session of the new daemon",
+    )
+    outcome.wait_loaded()
+    assert stage.steps("node1") == before
+
+
+def test_an_image_that_does_not_exist_is_told_and_heals_when_it_is_pushed(stage: Stage) -> None:
+    missing = f"{stage.sandbox.registry.address}/kmod/late:{samples.TAG}"
+    outcome = stage.apply("late", missing, "slip")
+    stage.until(lambda: stage.errors("late") == {"ImageNotFound"}, "all nodes say ImageNotFound")
+    samples.push(stage.sandbox, "late", ("slip",))
+    outcome.wait_loaded()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "reason"),
+    [("fails", ["fail=19"], "DeviceError"), ("refuses", ["fail=many"], "BadParameter")],
+)
+def test_a_load_that_fails_says_why_and_leaves_no_label(
+    stage: Stage, name: str, parameters: list[str], reason: str
+) -> None:
+    image = push_own(stage.sandbox, "core", "kmt_core")
+    stage.apply(name, image, "kmt_core", parameters=parameters)
+    stage.until(lambda: stage.errors(name) == {reason}, f"all nodes say {reason}")
+    for node in stage.sandbox.nodes:
+        labels = stage.sandbox.api.get(f"/api/v1/nodes/{node}")["metadata"]["labels"]
+        assert names.ready_label("default", name) not in labels
+
+
+def test_two_modules_for_one_kernel_module_conflict_and_the_other_takes_over(
+    stage: Stage,
+) -> None:
+    image = samples.push(stage.sandbox, "slip", ("slip",))
+    first = stage.apply("first", image, "slip")
+    first.wait_loaded()
+    second = stage.apply("second", image, "slip", parameters=["slip_maxdev=16"])
+    stage.until(lambda: stage.errors("second") == {"Conflict"}, "the second one conflicts")
+    assert "default/first" in stage.report("node1", "second")["error"]["message"]
+    stage.delete("first")
+    second.wait_loaded()
+
+
+def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
+    node = stage.sandbox.nodes["node1"]
+    argv = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
+    answer = node.execute(*argv)
+    assert answer.code == 1
+    assert "another kmm-daemon (process" in answer.stderr
