@@ -1,7 +1,6 @@
 """Nodes, Modules and images of one test, against the shared control plane."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from kmm_sandbox.processes import wait_until
 from support.badregistry import BadRegistry
 from support.certificates import NAMESPACE
 from support.history import check
-from support.kmmcp import USER, KmmCp
+from support.kmmcp import KmmCp
 from support.simkernel import KERNEL, SimKernel
 from support.simnode import SimNode, collect_facts
 
@@ -282,11 +281,8 @@ class Fleet:
 
     def writes(self, since: int) -> list[Write]:
         """Return the writes of kmm-cp since a position, Leases and served nodes left out."""
-        with self.control_plane.cluster.audit_log.open("rb") as log:
-            log.seek(since)
-            lines = [json.loads(line) for line in log.read().splitlines()]
-        mine = (line for line in lines if line["user"]["username"] == USER)
-        made = [_write(line) for line in mine if line["verb"] in WRITES]
+        lines = self.control_plane.audited(since)
+        made = [_write(line) for line in lines if line["verb"] in WRITES]
         return [write for write in made if write.resource not in ("configmaps", "leases")]
 
     async def served(self) -> set[str]:

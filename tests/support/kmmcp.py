@@ -93,9 +93,25 @@ class KmmCp:
         """Yield the facts that it logged."""
         return facts(self.log)
 
-    def lines(self) -> list[Line]:
-        """Return all log lines."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
+    def told(self, message: str, **fields: object) -> list[Line]:
+        """Return the log lines with a message and these fields."""
+        texts = self.log.read_text().splitlines()
+        lines = (json.loads(text) for text in texts if text[:1] == "{")
+        wanted = {"msg": message, **fields}.items()
+        return [line for line in lines if wanted <= line.items()]
+
+    def refusals(self) -> set[str]:
+        """Return what the API server forbade it: verb and resource."""
+        refused = (line for line in self.audited() if line["responseStatus"]["code"] == 403)
+        return {f"{line['verb']} {line['objectRef']['resource']}" for line in refused}
+
+    def audited(self, since: int = 0) -> Iterator[Line]:
+        """Yield what the audit log has of its requests, from a position on."""
+        with self.cluster.audit_log.open("rb") as log:
+            log.seek(since)
+            for line in map(json.loads, log):
+                if line["user"]["username"] == USER:
+                    yield line
 
     def reconciles(self) -> Counter[str]:
         """Count the reconciles of this process by controller."""
@@ -135,6 +151,8 @@ def running_control_plane(cluster: Cluster, directory: Path) -> Iterator[KmmCp]:
         code = control_plane.stop()
         if code:
             raise SandboxError(f"kmm-cp ended with exit code {code}", reason="ProcessDied")
+        if refused := sorted(control_plane.refusals()):
+            raise SandboxError(f"kmm-cp has too few rights: {refused}", reason="Forbidden")
     finally:
         control_plane.close()
 

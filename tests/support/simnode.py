@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kmm_common.api.names import Reason
 from kmm_common.backoff import Backoff
 from kmm_common.clock import SystemClock
 from kmm_common.desired import DesiredModule, ModuleRef
@@ -25,7 +26,7 @@ from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.history import FACTS, Line
 from support.kmmcp import KmmCp
-from support.simkernel import SimImages, SimKernel
+from support.simkernel import SimImages, SimKernel, failure
 
 NODES = "/api/v1/nodes"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -55,7 +56,10 @@ def collect_facts() -> None:
 
 
 class NodeImages(SimImages):
-    """Notes pulls among the kernel's calls, and what credentials each pull was given."""
+    """Notes pulls among the kernel's calls, and what credentials each pull was given.
+
+    An image without a digest exists only if the test has put it into `digests`.
+    """
 
     def __init__(self, node: "SimNode") -> None:
         super().__init__()
@@ -68,6 +72,8 @@ class NodeImages(SimImages):
             assert self._node.link is not None
             given = await self._node.link.fetch(module.ref, refresh=False)
             self.credentials.append((module.ref, given))
+        if not module.image_digest and module.image not in self.digests:
+            raise failure(Reason.IMAGE_NOT_FOUND, f"{module.image} does not exist")
         return await super().prepare(module)
 
 
@@ -99,8 +105,8 @@ class SimNode:
 
     @property
     def running(self) -> bool:
-        """Tell whether a daemon runs."""
-        return self._daemon is not None
+        """Tell whether a daemon runs and wants a session."""
+        return self._linking is not None and not self._linking.done()
 
     @property
     def path(self) -> str:
@@ -115,6 +121,10 @@ class SimNode:
         """Create Node and Pod, as kubelet and DaemonSet controller do."""
         self.api.create(NODES, {"metadata": {"name": self.name, "labels": dict(self.labels)}})
         self.say_status()
+        self.register_pod()
+
+    def register_pod(self) -> None:
+        """Create the daemon's Pod."""
         self.api.ensure(PODS, self._pod())
 
     def unregister(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmm_cp.kube.client import KubeClient
-from kmm_cp.kube.errors import AlreadyExistsError, NotFoundError
+from kmm_cp.kube.errors import NotFoundError
 from kmm_cp.kube.resources import CONFIG_MAPS, NODE_MODULES_STATES, SECRETS
 from kmm_cp.policy.values import NodeState
 from kmm_cp.serving.ports import PodFacts
@@ -93,11 +93,11 @@ class ConfigMapWriter:
             "data": dict(data),
         }
         try:
-            await self.client.create(CONFIG_MAPS, body, namespace=self.namespace)
-        except AlreadyExistsError:
             await self.client.patch_merge(
                 CONFIG_MAPS, name, {"data": dict(data)}, namespace=self.namespace
             )
+        except NotFoundError:
+            await self.client.create(CONFIG_MAPS, body, namespace=self.namespace)
 
     async def delete(self, name: str) -> None:
         try:

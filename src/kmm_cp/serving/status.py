@@ -183,7 +183,7 @@ class StatusWriter:
         patch = status_patch.claim(raw, uid=record.uid, daemon=daemon, wanted=wanted)
         try:
             await self._patch(record, patch)
-        except InvalidError:
+        except (InvalidError, NotFoundError):
             return False
         self._written(record, wanted, newest.sequence)
         return True

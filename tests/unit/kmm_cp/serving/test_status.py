@@ -307,6 +307,20 @@ async def test_claim_of_an_object_that_is_gone_says_so(
     assert api.writes == []
 
 
+async def test_object_deleted_just_before_the_claim_is_gone(
+    api: Api, writer: StatusWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = api.patch_json
+
+    async def too_late(*arguments: Any, **options: Any) -> Json:
+        api.objects.clear()
+        return await patch(*arguments, **options)
+
+    monkeypatch.setattr(api, "patch_json", too_late)
+    assert await claimed(writer, session_of()) is Claim.GONE
+    assert api.writes == []
+
+
 async def test_report_about_a_former_object_does_not_count_as_observed(
     api: Api, writer: StatusWriter
 ) -> None:
