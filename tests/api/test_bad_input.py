@@ -1,4 +1,4 @@
-"""What is wrong is told where its user looks, names the field and the remedy, and hurts no other."""
+"""What is wrong is told where its user looks, names field and remedy, and hurts no other."""
 
 import asyncio
 import dataclasses
