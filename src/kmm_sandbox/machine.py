@@ -20,6 +20,7 @@ PACKAGES: Mapping[str, str] = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "mkfs.ext4": "e2fsprogs",
     "cc": "gcc",
 }
 """Debian package by the program that is needed of it."""

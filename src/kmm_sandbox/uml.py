@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmm_sandbox import guest, mconsole
+from kmm_sandbox.disk import make_disk
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.network import HOST_ADDRESS, NodeAddress
 from kmm_sandbox.processes import Launcher, Process, wait_until
@@ -30,9 +31,15 @@ class NodeFiles:
     directory: Path
 
     def make(self) -> None:
-        """Make the directories a node starts with."""
-        for name in ("exec", "disk/kmm", "disk/firmware", "tls"):
+        """Make the directories and the disk a node starts with."""
+        for name in ("exec", "tls"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
+        make_disk(self.disk)
+
+    @property
+    def disk(self) -> Path:
+        """The image of the node's disk."""
+        return self.directory / "disk.img"
 
     def console(self, boot: int) -> Path:
         """What the kernel of the n-th boot printed."""
@@ -70,7 +77,7 @@ def uml_argv(spec: NodeSpec, boot: int) -> list[str]:
     address = spec.address
     return [
         *(PROGRAM, f"umid={spec.name}", f"uml_dir={spec.sockets}/", f"mem={spec.memory_mib}M"),
-        *("rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/sh"),
+        *("rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/sh", f"ubd0={spec.files.disk}"),
         *("con=null", "con0=null,fd:1", "con1=null", "ssl=null", "quiet", "panic=-1"),
         # gro=1: bulk TCP hangs without it. depth=64: 128 draws a warning.
         f"vec0:transport=tap,ifname={address.tap},depth=64,gro=1,mac={address.mac}",

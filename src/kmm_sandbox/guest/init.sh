@@ -22,8 +22,11 @@ mount -t devpts devpts $root/dev/pts
 mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t hostfs -o "$NODE_DIR" none "$root$NODE_DIR"
 # The node's disk: what outlives a reboot.
-mount --bind "$root$NODE_DIR/disk/kmm" $root/var/lib/kmm
-mount --bind "$root$NODE_DIR/disk/firmware" $root/var/lib/firmware
+mkdir -p /run/disk
+mount -t ext4 /dev/ubda /run/disk
+mkdir -p /run/disk/kmm /run/disk/firmware
+mount --bind /run/disk/kmm $root/var/lib/kmm
+mount --bind /run/disk/firmware $root/var/lib/firmware
 
 hostname "$NODE_NAME"
 ip link set lo up
