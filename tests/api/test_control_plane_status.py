@@ -62,6 +62,28 @@ async def test_failure_for_good_stalls_and_another_config_ends_that(fleet: Fleet
     assert (await fleet.conditions())["Stalled"]["status"] == "False"
 
 
+async def test_failure_on_nodes_is_one_event_on_the_module_and_no_second_after_a_restart(
+    fleet: Fleet,
+) -> None:
+    for node in await fleet.three():
+        _fails_for_good(fleet, node)
+    await fleet.apply()
+    await fleet.condition("Stalled", reason="NodesFailed")
+    told = await eventually(lambda: fleet.events(fleet.name, "m"))
+    ((reason, message),) = told
+    assert reason == "ModuleFailed"
+    assert message.startswith("UnknownSymbol on ")
+    assert "Unknown symbol foo" in message
+    await eventually(lambda: _failures(fleet), lambda rows: [row["nodes"] for row in rows] == [3])
+    await asyncio.to_thread(fleet.control_plane.restart)
+    await fleet.reconciled()
+    assert await fleet.events(fleet.name, "m") == {(reason, message): 1}
+
+
+async def _failures(fleet: Fleet) -> list[Object]:
+    return (await fleet.module() or {}).get("status", {}).get("failures") or []
+
+
 async def test_failure_that_may_pass_is_retried_and_never_stalls(fleet: Fleet) -> None:
     node = await fleet.node()
     error = failure(Reason.TIMED_OUT, "took too long")

@@ -278,6 +278,19 @@ class ImageStatus(ApiModel):
     """Why not."""
 
 
+class FailureStatus(ApiModel):
+    """A reason for which nodes do not have the Module as they should."""
+
+    reason: Annotated[str, Field(max_length=64)]
+    """As in status.modules[].error of a NodeModulesState."""
+    nodes: int
+    """How many nodes fail for it."""
+    node: Annotated[str, Field(max_length=253)]
+    """One of them."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What that node says."""
+
+
 class ModuleStatus(ApiModel):
     """What became of a Module."""
 
@@ -295,6 +308,8 @@ class ModuleStatus(ApiModel):
     """Ready, Reconciling, Stalled, NotActedOn, DeletionWaits."""
     images: Annotated[tuple[ImageStatus, ...], Field(max_length=256)] = ()
     """By kernel."""
+    failures: Annotated[tuple[FailureStatus, ...], Field(max_length=16)] = ()
+    """By reason."""
 
 
 class Module(ApiModel):

@@ -13,6 +13,7 @@ from kmm_cp.policy.conditions import Condition, merged_conditions
 from kmm_cp.policy.deletion import Wait, waits_for
 from kmm_cp.policy.digests import Digests, known_digests
 from kmm_cp.policy.entry import Entries
+from kmm_cp.policy.failures import failures_of
 from kmm_cp.policy.image_status import images_of
 from kmm_cp.policy.outcome import Outcome, Sight, outcome_of
 from kmm_cp.policy.tolerance import tolerance
@@ -44,10 +45,10 @@ def module_status(
 ) -> dict[str, Any]:
     """Return the whole status; equal to module.status where there is nothing new to say."""
     by_name, entries = {node.name: node for node in nodes}, Entries(module)
-    outcomes = [
-        outcome_of(module, entries, Sight(node=node, state=states.get(name), live=live(name)), now)
-        for name, node in by_name.items()
+    sights = [
+        Sight(node=node, state=states.get(name), live=live(name)) for name, node in by_name.items()
     ]
+    outcomes = [outcome_of(module, entries, sight, now) for sight in sights]
     waits = waits_for(
         module,
         by_name,
@@ -69,6 +70,7 @@ def module_status(
             now=now,
         ),
         "images": images_of(outcomes, digests, known),
+        "failures": failures_of(module, sights),
     }
 
 

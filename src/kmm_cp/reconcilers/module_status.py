@@ -1,13 +1,17 @@
-"""Tells a Module what became of it on the nodes: counters, conditions, images."""
+"""Tells a Module what became of it on the nodes: counters, conditions, images, failures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kmm_common.api.module import Module
+from kmm_common.api.names import Event
 from kmm_common.clock import Clock
-from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.resources import MODULES
 from kmm_cp.policy.digests import Digests
+from kmm_cp.policy.failures import news
 from kmm_cp.policy.module_status import Rules, module_status
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.runtime.controller import DONE, Result
@@ -18,12 +22,15 @@ class ModuleStatusReconciler:
     """Key: namespace/name of the Module. Its queue hands a key out at most once in two seconds."""
 
     client: KubeClient
+    events: EventRecorder
     modules: Mapping[str, Module]
     nodes: Mapping[str, Node]
     states: Mapping[str, NodeState]
     digests: Digests
     live: Callable[[str], bool]
     rules: Rules
+    observe: Callable[[Object], None]
+    """Told every written Module, so that nothing is said twice before the watch brings it."""
     clock: Clock
 
     async def reconcile(self, key: str) -> Result:
@@ -40,11 +47,16 @@ class ModuleStatusReconciler:
             now=self.clock.now(),
         )
         if status != module.status:
-            await self.client.patch_merge(
-                MODULES,
-                module.metadata.name,
-                {"status": status},
-                namespace=module.metadata.namespace,
-                subresource="status",
-            )
+            await self._write(module, status)
         return DONE
+
+    async def _write(self, module: Module, status: dict[str, Any]) -> None:
+        """Write the status; what it says of failures for the first time is an event too."""
+        namespace, name = module.metadata.namespace, module.metadata.name
+        written = await self.client.patch_merge(
+            MODULES, name, {"status": status}, namespace=namespace, subresource="status"
+        )
+        self.observe(written)
+        regarding = Regarding.module(namespace, name, module.metadata.uid)
+        for failure in news(module.status, status):
+            self.events.warning(regarding, Event.MODULE_FAILED, failure)

@@ -138,8 +138,10 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             **shared,
             **views,
             modules=modules,
+            events=parts.events,
             digests=parts.pins,
             live=parts.live,
+            observe=caches.modules.observe,
             rules=Rules(
                 tolerated_failures=settings.tolerated_failures,
                 disconnected_seconds=settings.disconnected_seconds,

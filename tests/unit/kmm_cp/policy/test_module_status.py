@@ -73,6 +73,7 @@ def test_a_module_that_is_loaded_everywhere_is_ready():
                 "state": "Exists",
             }
         ],
+        "failures": [],
     }
 
 
