@@ -3,16 +3,18 @@
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 
 class HttpServer:
     """Serves until `stop()`; `ready` tells whether caches are synced and the port is open."""
 
-    def __init__(self, address: str, *, registry: CollectorRegistry, ready: Callable[[], bool]):
+    def __init__(
+        self, address: str, *, metrics: Callable[[], bytes], ready: Callable[[], bool]
+    ) -> None:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._registry = registry
+        self._metrics_now = metrics
         self._ready = ready
         self._runner: web.AppRunner | None = None
 
@@ -32,8 +34,8 @@ class HttpServer:
             await self._runner.cleanup()
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        return web.Response(body=self._metrics_now(), headers=headers)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -6,6 +6,9 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
+from kmm_sandbox.pki import TRUST_DOMAIN
+from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.fleet import Fleet, eventually
 from support.serving import DEADLINE, dialled, request, watch
 
@@ -93,3 +96,43 @@ async def test_newest_daemon_of_a_node_has_its_session(fleet: Fleet) -> None:
         lambda found: found == ("speed=2",),
     )
     assert (await fleet.state(node) or {})["status"]["daemon"]["instance"] != "copied"
+
+
+async def test_peer_without_a_right_is_refused_and_told_once_on_the_pod_it_names(
+    fleet: Fleet,
+) -> None:
+    node = await fleet.node()
+    former = PodIdentity(
+        namespace=NAMESPACE, service_account=SERVICE_ACCOUNT, name=node.pod, uid="former"
+    )
+    issue = fleet.control_plane.certificates.uris
+    files = await asyncio.to_thread(issue, pod_uri(former, TRUST_DOMAIN))
+    for _ in range(3):
+        assert await _refusal(fleet, files) is Status.PERMISSION_DENIED
+    told = await eventually(lambda: fleet.events(NAMESPACE, node.pod))
+    ((reason, message),) = told
+    assert (reason, told[reason, message]) == ("IdentityRefused", 1)
+    assert f"{NAMESPACE}/{node.pod}" in message
+    assert "earlier pod" in message
+    await fleet.apply()
+    await fleet.loaded()
+
+
+async def test_peer_of_no_pod_that_we_know_is_told_in_our_namespace(fleet: Fleet) -> None:
+    stranger = PodIdentity(namespace=fleet.name, service_account="x", name="stranger", uid="1")
+    issue = fleet.control_plane.certificates.uris
+    files = await asyncio.to_thread(issue, pod_uri(stranger, TRUST_DOMAIN))
+    assert await _refusal(fleet, files) is Status.PERMISSION_DENIED
+    # The control plane is shared: another test's stranger may have been told first.
+    told = await eventually(lambda: fleet.events(NAMESPACE, NAMESPACE))
+    assert "IdentityRefused" in {reason for reason, _ in told}
+
+
+async def _refusal(fleet: Fleet, files: TlsFiles) -> Status:
+    with pytest.raises(GRPCError) as caught:
+        async with dialled(fleet.control_plane.port, files) as channel, watch(channel) as stream:
+            await stream.send_message(request(), end=True)
+            async with asyncio.timeout(DEADLINE):
+                await stream.recv_message()
+                await stream.recv_trailing_metadata()
+    return caught.value.status

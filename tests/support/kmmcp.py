@@ -25,7 +25,7 @@ from support.history import Line, facts
 USER = "kmm-cp"
 RBAC = Path(__file__).resolve().parents[2] / "manifests" / "base" / "rbac.yaml"
 _RECONCILES = re.compile(
-    r'kmm_cp_reconcile_total\{controller="(?P<controller>[^"]*)",.*\} (?P<count>[0-9.e+]+)'
+    r'kmm_cp_reconciles_total\{controller="(?P<controller>[^"]*)",.*\} (?P<count>[0-9.e+]+)'
 )
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

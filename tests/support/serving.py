@@ -20,11 +20,12 @@ from kmm_cp.serving.fragments import Fragments
 from kmm_cp.serving.identity import DaemonPods, Identities
 from kmm_cp.serving.listener import Listener
 from kmm_cp.serving.notifier import Notifier
-from kmm_cp.serving.ports import PodFacts
+from kmm_cp.serving.ports import PodFacts, Refusal
 from kmm_cp.serving.sender import Claim, Sender
 from kmm_cp.serving.service import Limits, NodeLink
 from kmm_cp.serving.sessions import Session, Sessions
 from kmm_cp.serving.turns import Turns
+from kmm_cp.serving.updates import Kind
 from kmm_cp.serving.values import Report, Target
 from kmm_daemon.link.channel import LinkChannel
 from kmm_sandbox.pki import TRUST_DOMAIN
@@ -65,7 +66,8 @@ class World:
     closed_sessions: list[str] = field(default_factory=list)
     secrets: dict[tuple[str, str], Mapping[str, bytes]] = field(default_factory=dict)
     secret_reads: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    sent_kinds: list[Kind] = field(default_factory=list)
     flapped: list[str] = field(default_factory=list)
     behind: list[tuple[str, str, int]] = field(default_factory=list)
 
@@ -91,11 +93,14 @@ class World:
     def closed(self, session: Session) -> None:
         self.closed_sessions.append(session.node)
 
-    def refused(self, identity: PodIdentity | None, reason: str) -> None:
-        self.refusals.append(reason)
+    def refused(self, identity: PodIdentity | None, refusal: Refusal, message: str) -> None:
+        self.refusals.append(refusal)
 
     def flapping(self, node: str, takeovers: int) -> None:
         self.flapped.append(node)
+
+    def sent(self, kind: Kind) -> None:
+        self.sent_kinds.append(kind)
 
     def ahead(self, node: str, uid: str, generation: int) -> None:
         self.behind.append((node, uid, generation))

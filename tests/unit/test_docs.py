@@ -1,11 +1,16 @@
 """The reference names everything that users can meet."""
 
+import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from kmm_common.api.names import Reason
+import kmm_cp.roles.metrics
+import kmm_daemon.metrics
+from kmm_common.api.names import Event, Reason
 from kmm_common.logs import Fact
+from kmm_cp.serving.ports import Refusal
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference"
 
@@ -24,3 +29,33 @@ def test_every_setting_has_a_meaning() -> None:
 @pytest.mark.parametrize("fact", list(Fact))
 def test_every_fact_in_the_logs_is_explained(fact: Fact) -> None:
     assert fact.value in (REFERENCE / "logs.md").read_text()
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_every_event_is_explained(event: Event) -> None:
+    assert f"`{event.value}`" in (REFERENCE / "reasons.md").read_text()
+
+
+@pytest.mark.parametrize("refusal", list(Refusal))
+def test_every_refusal_is_explained(refusal: Refusal) -> None:
+    assert f"`{refusal.value}`" in (REFERENCE / "metrics.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "exposition"),
+    [
+        ("kmm-cp", kmm_cp.roles.metrics.Metrics(version="1").exposition()),
+        ("kmm-daemon", kmm_daemon.metrics.Metrics().exposition()),
+    ],
+)
+def test_metrics_that_are_listed_are_those_that_are_served(program: str, exposition: bytes) -> None:
+    page = (REFERENCE / "metrics.md").read_text()
+    section = page.partition(f"## {program}\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+    families = text_string_to_metric_families(exposition.decode())
+    served = {
+        (f"{family.name}_total" if family.type == "counter" else family.name, family.type)
+        for family in families
+        if not family.name.endswith("_created")
+    }
+    assert listed == served

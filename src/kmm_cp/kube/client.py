@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
@@ -30,23 +31,68 @@ Object = dict[str, Any]
 REQUEST_SECONDS = 30.0
 PAGE = 500
 
+_JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
+_METHODS = {"get": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
+"""By verb, as the API server's audit log and RBAC call it."""
+_NO_ANSWER = "<error>"
+
+
+class Observer(Protocol):
+    """Told what became of every write."""
+
+    def written(self, *, resource: str, verb: str, code: str) -> None:
+        """Resource with its subresource, and HTTP's status code; "<error>" without an answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    verb: str
+    resource: Resource
+    name: str = ""
+    namespace: str = ""
+    subresource: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    content_type: str = _JSON
+
+    @property
+    def path(self) -> str:
+        return self.resource.path(self.name, namespace=self.namespace, subresource=self.subresource)
+
+    @property
+    def text(self) -> str:
+        return f"{_METHODS[self.verb]} {self.path}"
 
 
 class KubeClient:
     """Requests with a deadline and typed errors (kmm_cp.kube.errors)."""
 
-    def __init__(self, configuration: Any, *, user_agent: str, field_manager: str) -> None:
+    def __init__(
+        self,
+        configuration: Any,
+        *,
+        user_agent: str,
+        field_manager: str,
+        observer: Observer | None = None,
+    ) -> None:
         self._configuration = configuration
         self._api = k8s.ApiClient(configuration)
         self._session: aiohttp.ClientSession = self._api.rest_client.pool_manager
         self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
         self._field_manager = field_manager
+        self._observer = observer
 
     @classmethod
     async def connect(
-        cls, kubeconfig: Path | None, *, user_agent: str, field_manager: str
+        cls,
+        kubeconfig: Path | None,
+        *,
+        user_agent: str,
+        field_manager: str,
+        observer: Observer | None = None,
     ) -> "KubeClient":
         """Return a client for a kubeconfig file, or for the Pod's service account."""
         configuration = k8s.Configuration()
@@ -61,7 +107,9 @@ class KubeClient:
             raise TerminalError(
                 f"kubeconfig {kubeconfig or '(in cluster)'}: {error}", reason="InvalidSettings"
             ) from error
-        return cls(configuration, user_agent=user_agent, field_manager=field_manager)
+        return cls(
+            configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
+        )
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -69,7 +117,9 @@ class KubeClient:
 
     async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
         """Read one object, with quorum."""
-        return await self._request("GET", resource.path(name, namespace=namespace))
+        return await self._request(
+            _Request(verb="get", resource=resource, name=name, namespace=namespace)
+        )
 
     async def pages(
         self, resource: Resource, *, namespace: str = "", label_selector: str = ""
@@ -79,20 +129,26 @@ class KubeClient:
         if label_selector:
             query["labelSelector"] = label_selector
         while True:
-            page = await self._request("GET", resource.path(namespace=namespace), query=query)
+            page = await self._request(
+                _Request(verb="get", resource=resource, namespace=namespace, query=query)
+            )
             yield page
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
                 return
 
     async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
-        return await self._request("POST", resource.path(namespace=namespace), body=body)
+        return await self._request(
+            _Request(verb="create", resource=resource, namespace=namespace, body=body)
+        )
 
     async def replace(
         self, resource: Resource, name: str, body: Object, *, namespace: str = ""
     ) -> Object:
         """PUT; ConflictError if the body's resourceVersion is not the newest."""
-        return await self._request("PUT", resource.path(name, namespace=namespace), body=body)
+        return await self._request(
+            _Request(verb="update", resource=resource, name=name, namespace=namespace, body=body)
+        )
 
     async def patch_merge(
         self,
@@ -103,8 +159,17 @@ class KubeClient:
         namespace: str = "",
         subresource: str = "",
     ) -> Object:
-        path = resource.path(name, namespace=namespace, subresource=subresource)
-        return await self._request("PATCH", path, body=body, content_type=_MERGE)
+        return await self._request(
+            _Request(
+                verb="patch",
+                resource=resource,
+                name=name,
+                namespace=namespace,
+                subresource=subresource,
+                body=body,
+                content_type=_MERGE,
+            )
+        )
 
     async def patch_json(
         self,
@@ -116,16 +181,26 @@ class KubeClient:
         subresource: str = "",
     ) -> Object:
         """JSON patch; InvalidError if one of its tests fails."""
-        path = resource.path(name, namespace=namespace, subresource=subresource)
-        return await self._request("PATCH", path, body=operations, content_type=_JSON_PATCH)
+        return await self._request(
+            _Request(
+                verb="patch",
+                resource=resource,
+                name=name,
+                namespace=namespace,
+                subresource=subresource,
+                body=operations,
+                content_type=_JSON_PATCH,
+            )
+        )
 
     async def delete(
         self, resource: Resource, name: str, *, namespace: str = "", uid: str = ""
     ) -> Object:
         """Delete an object; with `uid` only that one: ConflictError for another of its name."""
         body = {"preconditions": {"uid": uid}} if uid else None
-        path = resource.path(name, namespace=namespace)
-        return await self._request("DELETE", path, body=body)
+        return await self._request(
+            _Request(verb="delete", resource=resource, name=name, namespace=namespace, body=body)
+        )
 
     async def watch(
         self,
@@ -145,10 +220,10 @@ class KubeClient:
         }
         if label_selector:
             query["labelSelector"] = label_selector
-        path = resource.path(namespace=namespace)
+        request = _Request(verb="get", resource=resource, namespace=namespace, query=query)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS)
         try:
-            async with self._send("GET", path, query, None, "", timeout) as response:
+            async with self._send(request, timeout) as response:
                 while True:
                     async with asyncio.timeout(inactivity):
                         line = await response.content.readline()
@@ -156,56 +231,59 @@ class KubeClient:
                         return
                     yield loads(line)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise UnavailableError(f"watch {path}: {error!r}", reason="Unavailable") from error
+            text = f"watch {request.path}: {error!r}"
+            raise UnavailableError(text, reason="Unavailable") from error
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> Object:
+    async def _request(self, request: _Request) -> Object:
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-        query = {**(query or {}), **({"fieldManager": self._field_manager} if body else {})}
         try:
-            async with self._send(method, path, query, body, content_type, timeout) as response:
+            async with self._send(request, timeout) as response:
                 answer: Object = loads(await response.read())
                 return answer
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            text = f"{method} {path}: {error!r}"
+            text = f"{request.text}: {error!r}"
             raise UnavailableError(text, reason="Unavailable") from error
 
     @contextlib.asynccontextmanager
     async def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Any,
-        content_type: str,
-        deadlines: aiohttp.ClientTimeout,
+        self, request: _Request, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; raise the typed error for any answer but 2xx."""
         headers = dict(self._headers)
-        if body is not None:
-            headers["Content-Type"] = content_type
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
         for setting in (await self._configuration.auth_settings()).values():
             headers[setting["key"]] = setting["value"]
-        url = f"{self._configuration.host}{path}"
-        async with self._session.request(
-            method,
-            f"{url}?{urlencode(query)}" if query else url,
-            data=None if body is None else dumps(body),
-            headers=headers,
-            timeout=deadlines,
-        ) as response:
-            if not response.ok:
-                raise from_answer(
-                    f"{method} {path}", response.status, await _body(response), _wait(response)
-                )
-            yield response
+        code = _NO_ANSWER
+        try:
+            async with self._session.request(
+                _METHODS[request.verb],
+                self._url(request),
+                data=None if request.body is None else dumps(request.body),
+                headers=headers,
+                timeout=deadlines,
+            ) as response:
+                code = str(response.status)
+                if not response.ok:
+                    raise from_answer(
+                        request.text, response.status, await _body(response), _wait(response)
+                    )
+                yield response
+        finally:
+            self._tell(request, code)
+
+    def _url(self, request: _Request) -> str:
+        manager = {"fieldManager": self._field_manager} if request.body else {}
+        query = {**request.query, **manager}
+        url = f"{self._configuration.host}{request.path}"
+        return f"{url}?{urlencode(query)}" if query else url
+
+    def _tell(self, request: _Request, code: str) -> None:
+        if self._observer is None or request.verb == "get":
+            return
+        sub = f"/{request.subresource}" if request.subresource else ""
+        resource = f"{request.resource.plural}{sub}"
+        self._observer.written(resource=resource, verb=request.verb, code=code)
 
 
 async def _body(response: aiohttp.ClientResponse) -> Any:

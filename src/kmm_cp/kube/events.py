@@ -33,6 +33,15 @@ class Regarding:
         return cls(api_version="v1", kind="Node", namespace="", name=name, uid=uid)
 
     @classmethod
+    def pod(cls, namespace: str, name: str, uid: str) -> "Regarding":
+        return cls(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
+
+    @classmethod
+    def namespace_itself(cls, name: str) -> "Regarding":
+        """Return a Namespace as the subject of an event that is kept in it."""
+        return cls(api_version="v1", kind="Namespace", namespace=name, name=name, uid="")
+
+    @classmethod
     def module(cls, namespace: str, name: str, uid: str) -> "Regarding":
         return cls(
             api_version=names.API_VERSION, kind="Module", namespace=namespace, name=name, uid=uid

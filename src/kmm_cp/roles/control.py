@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from kmm_common.clock import Clock
 from kmm_cp.images.pins import Pins
 from kmm_cp.images.resolver import DigestResolver
@@ -25,7 +23,8 @@ from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.reconcilers.triggers import Triggers
 from kmm_cp.roles.adapters import SecretReader
 from kmm_cp.roles.caches import Caches
-from kmm_cp.runtime.controller import Controller, Metrics, Reconcile
+from kmm_cp.roles.metrics import Metrics
+from kmm_cp.runtime.controller import Controller, Reconcile
 from kmm_cp.settings import Settings
 
 
@@ -60,11 +59,10 @@ def control(
     events: EventRecorder,
     *,
     settings: Settings,
-    registry: CollectorRegistry,
+    metrics: Metrics,
     clock: Clock,
 ) -> Control:
     """Build everything and connect it to the informers; nothing runs yet."""
-    metrics = Metrics(registry)
     pins = Pins(
         resolver=DigestResolver(),
         secrets=SecretReader(client),
@@ -88,9 +86,11 @@ def control(
         "restore": restore.reconcile,
     }
     controllers = {
-        name: Controller(name, reconcile, clock=clock, metrics=metrics)
+        name: Controller(name, reconcile, clock=clock, observer=metrics)
         for name, reconcile in reconciles.items()
     }
+    for controller in controllers.values():
+        metrics.watch_controller(controller)
     triggers = _triggers(controllers, caches)
     _listen(caches, triggers, pins)
     return Control(

@@ -5,8 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-
-from prometheus_client import CollectorRegistry
+from importlib.metadata import version
 
 from kmm_common.clock import SystemClock
 from kmm_common.errors import KmmError
@@ -16,6 +15,7 @@ from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
 from kmm_cp.roles.caches import caches as build_caches
 from kmm_cp.roles.control import Control, control
+from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.roles.serving import Serving, serving
 from kmm_cp.runtime.manager import Manager
@@ -41,30 +41,36 @@ class _Named:
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; raises KmmError if it cannot start."""
+    metrics = Metrics(version=version("kmm"))
     client = await KubeClient.connect(
-        settings.kubeconfig, user_agent="kmm-cp", field_manager="kmm-cp"
+        settings.kubeconfig, user_agent="kmm-cp", field_manager="kmm-cp", observer=metrics
     )
     try:
-        await _run(client, settings)
+        await _run(client, settings, metrics)
     finally:
         await client.close()
 
 
-async def _run(client: KubeClient, settings: Settings) -> None:
-    clock, registry = SystemClock(), CollectorRegistry()
+async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None:
+    clock = SystemClock()
     caches = build_caches(client, namespace=settings.namespace, clock=clock)
     events = EventRecorder(client, component=COMPONENT, clock=clock)
-    leading = control(client, caches, events, settings=settings, registry=registry, clock=clock)
+    leading = control(client, caches, events, settings=settings, metrics=metrics, clock=clock)
     observer = ServingObserver(
         events=events,
+        metrics=metrics,
         nodes=caches.nodes.store,
+        pods=caches.pods.store,
+        namespace=settings.namespace,
         restore=leading.restore,
         restore_queue=leading.restore_controller.queue,
-        registry=registry,
+        clock=clock,
     )
     replica = settings.replica or socket.gethostname()
     served = serving(client, caches, observer, settings=settings, replica=replica, clock=clock)
     sessions = served.sessions
+    metrics.watch_modules(caches.modules.store)
+    metrics.watch_sessions(sessions.nodes)
     sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     manager = Manager(
         caches=caches.all(),
@@ -73,7 +79,9 @@ async def _run(client: KubeClient, settings: Settings) -> None:
         clock=clock,
         before_controllers=leading.adopt_digests,
     )
-    http = HttpServer(settings.metrics_listen, registry=registry, ready=manager.synced.is_set)
+    http = HttpServer(
+        settings.metrics_listen, metrics=metrics.exposition, ready=manager.synced.is_set
+    )
     await http.start()
     try:
         await served.listener.start()

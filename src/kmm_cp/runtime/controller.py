@@ -4,9 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
 
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
@@ -32,35 +31,21 @@ DONE = Result()
 Reconcile = Callable[[K], Awaitable[Result]]
 
 
-class Outcome:
-    """Values of the label `result` of kmm_cp_reconcile_total."""
+class Outcome(StrEnum):
+    """What came of a reconcile."""
 
     DONE = "done"
     TRANSIENT = "transient"
     TERMINAL = "terminal"
     CRASH = "crash"
-    ALL = (DONE, TRANSIENT, TERMINAL, CRASH)
 
 
-class Metrics:
-    """What all controllers count, by controller."""
+class Observer(Protocol):
+    """Told every reconcile."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.total = Counter(
-            "kmm_cp_reconcile_total", "Reconciles", ["controller", "result"], registry=registry
-        )
-        self.seconds = Histogram(
-            "kmm_cp_reconcile_seconds", "Time of a reconcile", ["controller"], registry=registry
-        )
-        self.depth = Gauge(
-            "kmm_cp_queue_depth", "Keys waiting for a worker", ["controller"], registry=registry
-        )
-
-    def start_at_zero(self, controller: str) -> None:
-        for result in Outcome.ALL:
-            self.total.labels(controller, result)
-        self.seconds.labels(controller)
-        self.depth.labels(controller).set(0)
+    def reconciled(self, controller: str, outcome: Outcome, seconds: float) -> None:
+        """A reconcile of a controller is over."""
+        ...
 
 
 class Controller(Generic[K]):
@@ -72,7 +57,7 @@ class Controller(Generic[K]):
         reconcile: Reconcile[K],
         *,
         clock: Clock,
-        metrics: Metrics,
+        observer: Observer,
         workers: int = 4,
         timeout: float = 60.0,
         backoff: Backoff | None = None,
@@ -81,10 +66,9 @@ class Controller(Generic[K]):
         self.queue: Queue[K] = Queue(clock, backoff)
         self._reconcile = reconcile
         self._clock = clock
-        self._metrics = metrics
+        self._observer = observer
         self._workers = workers
         self._timeout = timeout
-        metrics.start_at_zero(name)
 
     async def run(self) -> None:
         """Work until the queue is shut down; keys in progress are finished."""
@@ -106,15 +90,13 @@ class Controller(Generic[K]):
                 await self._turn(key)
             finally:
                 self.queue.done(key)
-                self._metrics.depth.labels(self.name).set(self.queue.statistics().ready)
 
     async def _turn(self, key: K) -> None:
         started = self._clock.monotonic()
         outcome = await self._guarded(key)
-        self._metrics.seconds.labels(self.name).observe(self._clock.monotonic() - started)
-        self._metrics.total.labels(self.name, outcome).inc()
+        self._observer.reconciled(self.name, outcome, self._clock.monotonic() - started)
 
-    async def _guarded(self, key: K) -> str:
+    async def _guarded(self, key: K) -> Outcome:
         """Reconcile; decide by the family of the error what becomes of the key."""
         try:
             async with asyncio.timeout(self._timeout):

@@ -6,11 +6,15 @@ from typing import Any
 
 from kmm_common.errors import TerminalError, TransientError
 from kmm_common.tls import PeerIdentityError, PodIdentity, pod_identity
-from kmm_cp.serving.ports import Observer, PodFacts, Pods
+from kmm_cp.serving.ports import Observer, PodFacts, Pods, Refusal
 
 
 class NodeIdentityError(TerminalError):
     """The peer is not the daemon of any node."""
+
+    def __init__(self, refusal: Refusal, why: str) -> None:
+        super().__init__(f"not a daemon of this cluster: {why}", reason="IdentityRefused")
+        self.refusal = refusal
 
 
 class UnknownPodError(TransientError):
@@ -31,17 +35,19 @@ def node_of(identity: PodIdentity, facts: PodFacts | None, daemons: DaemonPods) 
     """Return the node a pod's certificate speaks for. NodeIdentityError or UnknownPodError."""
     expected = (daemons.namespace, daemons.service_account)
     if (identity.namespace, identity.service_account) != expected:
-        raise _refused("its certificate is not that of a daemon")
+        raise NodeIdentityError(Refusal.NOT_A_DAEMON, "its certificate is not that of a daemon")
     if facts is None:
         raise UnknownPodError("the pod of the certificate is not known; try again")
     if facts.uid != identity.uid:
-        raise _refused("its certificate is that of an earlier pod")
+        raise NodeIdentityError(Refusal.EARLIER_POD, "its certificate is that of an earlier pod")
     if facts.service_account != identity.service_account:
-        raise _refused("its pod has another service account")
+        raise NodeIdentityError(
+            Refusal.OTHER_SERVICE_ACCOUNT, "its pod has another service account"
+        )
     if daemons.owner and facts.owner != daemons.owner:
-        raise _refused(f"its pod does not belong to {daemons.owner}")
+        raise NodeIdentityError(Refusal.OTHER_OWNER, f"its pod does not belong to {daemons.owner}")
     if facts.deleting:
-        raise _refused("its pod is being deleted")
+        raise NodeIdentityError(Refusal.POD_DELETING, "its pod is being deleted")
     if not facts.node:
         raise UnknownPodError("the pod of the certificate is on no node yet; try again")
     return facts.node
@@ -63,19 +69,33 @@ class Identities:
         try:
             identity = pod_identity(certificate, self._trust_domain)
         except PeerIdentityError as error:
-            self._observer.refused(None, str(error))
-            raise _refused(str(error)) from error
-        return identity, self.node(identity)
+            refused = NodeIdentityError(Refusal.NO_POD, str(error))
+            self._tell(None, refused)
+            raise refused from error
+        return identity, self._node(identity)
 
-    def node(self, identity: PodIdentity) -> str:
-        """Return the node of a pod as of now. NodeIdentityError or UnknownPodError."""
+    def confirm(self, identity: PodIdentity, node: str, *, valid: float) -> None:
+        """Raise as identify() if a pod must not speak for a node any more.
+
+        `valid` is how many seconds its certificate is still good for.
+        """
+        if valid <= 0:
+            why, refusal = "the certificate has expired", Refusal.CERTIFICATE_EXPIRED
+        elif self._node(identity) != node:
+            why, refusal = "the pod is on another node", Refusal.POD_MOVED
+        else:
+            return
+        refused = NodeIdentityError(refusal, why)
+        self._tell(identity, refused)
+        raise refused
+
+    def _node(self, identity: PodIdentity) -> str:
         facts = self._pods.lookup(identity.namespace, identity.name)
         try:
             return node_of(identity, facts, self._daemons)
         except NodeIdentityError as error:
-            self._observer.refused(identity, str(error))
+            self._tell(identity, error)
             raise
 
-
-def _refused(reason: str) -> NodeIdentityError:
-    return NodeIdentityError(f"not a daemon of this cluster: {reason}", reason="IdentityRefused")
+    def _tell(self, identity: PodIdentity | None, error: NodeIdentityError) -> None:
+        self._observer.refused(identity, error.refusal, str(error))

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from kmm_common.tls import PodIdentity
+from kmm_cp.serving.updates import Kind
 from kmm_cp.serving.values import Target
 
 
@@ -49,15 +51,33 @@ class Secrets(Protocol):
         ...
 
 
+class Refusal(StrEnum):
+    """Why a peer with a certificate of our authority is not served, as metrics name it."""
+
+    NO_POD = "NoPod"
+    NOT_A_DAEMON = "NotADaemon"
+    EARLIER_POD = "EarlierPod"
+    OTHER_SERVICE_ACCOUNT = "OtherServiceAccount"
+    OTHER_OWNER = "OtherOwner"
+    POD_DELETING = "PodDeleting"
+    """As of every daemon whose pod is replaced."""
+    POD_MOVED = "PodMoved"
+    CERTIFICATE_EXPIRED = "CertificateExpired"
+
+
 class Observer(Protocol):
     """Makes events and metrics of what happens here."""
 
-    def refused(self, identity: PodIdentity | None, reason: str) -> None:
+    def refused(self, identity: PodIdentity | None, refusal: Refusal, message: str) -> None:
         """A peer was refused; without identity its certificate named none."""
         ...
 
     def flapping(self, node: str, takeovers: int) -> None:
         """Several daemons take the node's session from each other."""
+        ...
+
+    def sent(self, kind: Kind) -> None:
+        """A daemon was sent an update."""
         ...
 
     def ahead(self, node: str, uid: str, generation: int) -> None:

@@ -145,6 +145,7 @@ class Sender:
             session.end(Status.DEADLINE_EXCEEDED, f"no update taken for {self.send_seconds:.0f} s")
             abandon(stream)
             return
+        self.observer.sent(push.kind)
         fields = {"node": session.node, "session": session.id, "uid": target.uid}
         log(
             logger,

@@ -236,14 +236,11 @@ class NodeLink:
         while True:
             left = end - self._clock.monotonic()
             valid = expiry - self._clock.now().timestamp()
-            if valid <= 0:
-                raise NodeIdentityError("the certificate has expired", reason="IdentityRefused")
+            self._identities.confirm(session.pod, session.node, valid=valid)
             if left <= 0:
                 session.end(Status.UNAVAILABLE, "the session is old; connect again")
                 return
             await self._clock.sleep(min(self._limits.recheck, left, valid))
-            if self._identities.node(session.pod) != session.node:
-                raise NodeIdentityError("the pod is on another node", reason="IdentityRefused")
 
 
 def _told(

@@ -1,0 +1,108 @@
+"""What Prometheus sees of the control plane; no label grows with nodes or Modules."""
+
+from collections.abc import Callable, Sized
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from kmm_cp.runtime.controller import Controller, Outcome
+from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.updates import Kind
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """The control plane's metrics, in a registry of their own.
+
+    It is the observer of controllers (runtime.controller) and of the API client (kube.client).
+    """
+
+    def __init__(self, *, version: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        build = Info("kmm_cp_build", "The program that runs.", registry=registry)
+        build.info({"version": version})
+        self._modules = Gauge("kmm_module_num", "Modules in the cluster.", registry=registry)
+        self._sessions = Gauge(
+            "kmm_cp_sessions", "Nodes that have a session with this replica.", registry=registry
+        )
+        self._updates = Counter(
+            "kmm_cp_updates", "Updates sent to daemons by kind.", ["kind"], registry=registry
+        )
+        self._refused = Counter(
+            "kmm_cp_refused_peers",
+            "Peers with a certificate, but no right to be a node's daemon.",
+            ["reason"],
+            registry=registry,
+        )
+        self._flapping = Counter(
+            "kmm_cp_sessions_flapping",
+            "Times that several daemons took a node's session from each other.",
+            registry=registry,
+        )
+        self._writes = Counter(
+            "kmm_cp_api_writes",
+            "Writes to the API server by answer.",
+            ["resource", "verb", "code"],
+            registry=registry,
+        )
+        self._reconciles = Counter(
+            "kmm_cp_reconciles",
+            "Reconciles by result.",
+            ["controller", "result"],
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "kmm_cp_reconcile_duration_seconds",
+            "Time of a reconcile.",
+            ["controller"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._depth = Gauge(
+            "kmm_cp_queue_depth", "Keys waiting for a worker.", ["controller"], registry=registry
+        )
+        for kind in Kind:
+            self._updates.labels(kind.value)
+        for refusal in Refusal:
+            self._refused.labels(refusal.value)
+
+    def watch_modules(self, modules: Sized) -> None:
+        """Tell from now on how many Modules there are."""
+        self._modules.set_function(lambda: len(modules))
+
+    def watch_sessions(self, nodes: Callable[[], Sized]) -> None:
+        """Tell from now on how many nodes are served."""
+        self._sessions.set_function(lambda: len(nodes()))
+
+    def watch_controller(self, controller: Controller[str]) -> None:
+        """Tell from now on how many keys wait in a controller's queue, and count from zero."""
+        for outcome in Outcome:
+            self._reconciles.labels(controller.name, outcome.value)
+        self._durations.labels(controller.name)
+        depth = self._depth.labels(controller.name)
+        depth.set_function(lambda: controller.queue.statistics().ready)
+
+    def reconciled(self, controller: str, outcome: Outcome, seconds: float) -> None:
+        """Count a reconcile."""
+        self._reconciles.labels(controller, outcome.value).inc()
+        self._durations.labels(controller).observe(seconds)
+
+    def written(self, *, resource: str, verb: str, code: str) -> None:
+        """Count a write to the API server."""
+        self._writes.labels(resource, verb, code).inc()
+
+    def sent(self, kind: Kind) -> None:
+        """Count an update that a daemon was sent."""
+        self._updates.labels(kind.value).inc()
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a peer that is not served."""
+        self._refused.labels(refusal.value).inc()
+
+    def flapping(self) -> None:
+        """Count a node whose daemons take its session from each other."""
+        self._flapping.inc()
+
+    def exposition(self) -> bytes:
+        """Return Prometheus' text format."""
+        return generate_latest(self._registry)
