@@ -77,6 +77,10 @@ class Agent:
         self._running: dict[ModuleRef, _Running] = {}
         self._vanished: frozenset[ModuleRef] = frozenset()
         self._ended = 0
+        self._stale_firmware = False
+        """Files of Modules that went while no daemon looked may be on the host."""
+        self._heard = False
+        """The control plane has said since the start what is desired."""
         self._wake = asyncio.Event()
         self._view = KernelView(boot_id="", kernel_version="")
 
@@ -118,6 +122,9 @@ class Agent:
         if isinstance(new, NeedsSnapshot):
             log(logger, logging.WARNING, "update not used", uid=update.uid, reason=new.reason)
             return new
+        if not self._heard:
+            self._heard = self._stale_firmware = True
+            self._wake.set()
         if new != before:
             boot_id = self._state.boot_id
             fields = {"uid": new.uid, "generation": new.generation, "boot_id": boot_id}
@@ -136,6 +143,8 @@ class Agent:
             log(logger, logging.ERROR, "kernel cannot be read", error=str(error))
             return self._pace.busy_check
         self._state.forget_outdated(self._view, frozenset(self._running))
+        if self._stale_firmware:
+            await self._clear_firmware()
         s = self._situation()
         steps = self._steps(s)
         self._note_vanished(s)
@@ -150,6 +159,16 @@ class Agent:
         while ended != self._ended:
             ended = self._ended
             self._view = await self._kernel.view()
+
+    async def _clear_firmware(self) -> None:
+        """Remove firmware of Modules that went before this start; unloads remove their own."""
+        state = self._state
+        users = (state.modules, state.records, state.begun, self._running)
+        try:
+            await self._kernel.keep_firmware_of(frozenset(ref for refs in users for ref in refs))
+            self._stale_firmware = False
+        except StepError as error:
+            log(logger, logging.WARNING, "old firmware not removed", error=str(error))
 
     def _situation(self) -> Situation:
         return self._state.situation(self._view, self._clock.monotonic())

@@ -108,6 +108,10 @@ class Kernel(Protocol):
         """
         ...
 
+    async def keep_firmware_of(self, refs: frozenset[ModuleRef]) -> None:
+        """Remove the firmware on the host that only other Modules have left. Raises StepError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDesired:

@@ -87,6 +87,8 @@ class SimKernel:
     """What the next load of a Module raises although the module comes in."""
     gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
     """A load waits until its gate is open."""
+    firmware: set[ModuleRef] = field(default_factory=set)
+    """Whose firmware is on the host; it outlives the boot."""
     outlives_daemon: bool = False
     """A load that the daemon's end interrupts is done all the same, as modprobe's may be."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
@@ -111,6 +113,8 @@ class SimKernel:
             raise failing.popleft()
         for name in map(kernel_name, module.in_tree_modules_to_remove):
             self._take_out(name)
+        if module.modprobe.firmware_path:
+            self.firmware.add(module.ref)
         brought = self._bring(module, self.images.content(module, image))
         if late := self.late.pop(module.ref, None):
             raise late
@@ -130,6 +134,11 @@ class SimKernel:
             elif name not in self.busy and not self.rows[name].holders:
                 del self.rows[name]
                 self._drop_holder(name)
+
+        self.firmware.discard(record.module.ref)
+
+    async def keep_firmware_of(self, refs: frozenset[ModuleRef]) -> None:
+        self.firmware &= refs
 
     def reboot(self, boot_id: str) -> None:
         """Lose everything that a reboot loses."""

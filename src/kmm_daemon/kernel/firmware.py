@@ -69,9 +69,9 @@ class Firmware:
         """Take away the files that only these Modules needed. Raises StepError."""
         await self._run(lambda: self._remove(gone, boot_id))
 
-    async def keep_only(self, desired: frozenset[ModuleRef], boot_id: str) -> None:
-        """Take away what Modules have left behind that are not desired. Raises StepError."""
-        await self._run(lambda: self._remove(refs(self._ledger.read()) - desired, boot_id))
+    async def keep_only(self, users: frozenset[ModuleRef], boot_id: str) -> None:
+        """Take away what other Modules than these have left behind. Raises StepError."""
+        await self._run(lambda: self._remove(refs(self._ledger.read()) - users, boot_id))
 
     async def _run(self, work: Callable[[], T]) -> T:
         async with self._lock:

@@ -79,10 +79,10 @@ class ModprobeKernel:
         with _failures_told():
             return (await self._contents(module, image, await self.view())).srcversions
 
-    async def keep_firmware_of(self, desired: frozenset[ModuleRef]) -> None:
-        """Remove the firmware that Modules of an earlier boot have left. Raises StepError."""
+    async def keep_firmware_of(self, refs: frozenset[ModuleRef]) -> None:
+        """Remove the firmware on the host that only other Modules have left. Raises StepError."""
         with _failures_told():
-            await self._firmware.keep_only(desired, (await self.view()).boot_id)
+            await self._firmware.keep_only(refs, (await self.view()).boot_id)
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         """Make room, copy firmware, run modprobe, check. Raises StepError.
