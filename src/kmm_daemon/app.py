@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from kmm_common.clock import Clock, SystemClock
 from kmm_common.desired import ModuleRef
@@ -13,7 +15,7 @@ from kmm_common.oci.credentials import RegistryCredential
 from kmm_common.tls import TlsFiles
 from kmm_daemon.agent import Agent, Pace
 from kmm_daemon.http import HttpServer
-from kmm_daemon.images.source import ImageStore
+from kmm_daemon.images.worker import ImagePlace, ImageWorker
 from kmm_daemon.journal import Journal
 from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
 from kmm_daemon.kernel.runner import Deadline, Programs, Runner
@@ -23,6 +25,8 @@ from kmm_daemon.metrics import Metrics
 from kmm_daemon.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Part = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Credentials:
@@ -52,13 +56,11 @@ async def _run(settings: Settings) -> None:
     view = await kernel.view()
     journal = Journal(settings.run_dir, view.boot_id)
     agent: Agent
-    images = ImageStore(
-        settings.state_dir / "images",
-        credentials=credentials,
-        desired=lambda: agent.needed(),
-        clock=clock,
-        max_bytes=settings.image_cache_bytes,
-        ca_file=settings.registry_ca,
+    images = ImageWorker(
+        _image_place(settings),
+        secrets=credentials,
+        needed=lambda: agent.needed(),
+        json_logs=settings.log_format == "json",
     )
     agent = Agent(
         images=images,
@@ -72,20 +74,17 @@ async def _run(settings: Settings) -> None:
     try:
         await images.open()
         await agent.start()
-        await _serve(settings, agent, link, metrics)
+        await _serve(settings, (agent.run, images.run, link.run), metrics)
     finally:
         journal.close()
 
 
-async def _serve(settings: Settings, agent: Agent, link: LinkClient, metrics: Metrics) -> None:
+async def _serve(settings: Settings, parts: Sequence[Part], metrics: Metrics) -> None:
     http = HttpServer(settings.metrics_listen, metrics=metrics)
     await http.start()
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(agent.run(), name="agent"),
-                tasks.create_task(link.run(), name="link"),
-            ]
+            running = [tasks.create_task(part(), name=part.__qualname__) for part in parts]
             await _told_to_stop(running)
             for task in running:
                 task.cancel()
@@ -102,6 +101,15 @@ async def _told_to_stop(running: Sequence[asyncio.Task[None]]) -> None:
     log(logger, logging.INFO, "daemon started", version=version("kmm"))
     await stop.wait()
     log(logger, logging.INFO, "daemon stops; what is loaded stays loaded")
+
+
+def _image_place(settings: Settings) -> ImagePlace:
+    return ImagePlace(
+        directory=settings.state_dir / "images",
+        max_bytes=settings.image_cache_bytes,
+        registry_ca=settings.registry_ca,
+        user=settings.image_user if os.geteuid() == 0 else None,
+    )
 
 
 def _kernel(settings: Settings) -> ModprobeKernel:

@@ -43,6 +43,8 @@ class Settings(Strict):
     """PEM file of certificate authorities for registries, instead of the system's."""
     image_cache_bytes: Annotated[int, Field(ge=64 * 2**20)] = 10 * 2**30
     """How much the images of Modules that are not desired any more may take."""
+    image_user: Annotated[int, Field(ge=1, lt=2**32 - 1)] = 65532
+    """uid and gid that images are pulled and unpacked as, in a process without root's rights."""
     drift_check_seconds: Annotated[float, Field(gt=0, le=60)] = 30.0
     """How often the kernel is looked at when nothing else happens."""
     modprobe_seconds: Annotated[float, Field(gt=0)] = 60.0

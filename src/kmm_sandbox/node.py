@@ -96,6 +96,7 @@ class Node:
         wanted = {
             "argv": programs.daemon_argv(self.directory / "daemon.yaml"),
             "env": {"PYTHONUNBUFFERED": "1"},
+            "readable": [str(path) for path in programs.places()],
             "run": run,
             "revision": str(self.daemon_revision),
         }

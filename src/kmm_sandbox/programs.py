@@ -52,6 +52,11 @@ def daemon_settings(tls: Path) -> dict[str, Any]:
     }
 
 
+def places() -> tuple[Path, ...]:
+    """Return the directories that KMM's programs run from: Python, its packages, our own."""
+    return Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[1]
+
+
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
     """Write a settings file; return its path."""
     path.write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -72,6 +72,12 @@ def step_error(module: DesiredModule, error: KmmError, *, retry: bool) -> StepEr
     return StepError(failure, retry=retry)
 
 
+def broken(module: DesiredModule, why: str) -> StepError:
+    """Return the failure of a step that broke on our own side; it is tried again."""
+    message = f"image {module.image}: {why}; see the daemon's log"
+    return StepError(ModuleFailure(reason=Reason.IMAGE_PULL_FAILED, message=message))
+
+
 def _reason(error: KmmError) -> str:
     known = error.reason in Reason.__members__.values()
     return error.reason if known else Reason.IMAGE_PULL_FAILED

@@ -27,10 +27,12 @@ from kmm_daemon.images.failures import (
 )
 from kmm_daemon.images.limits import GIB, PullLimits, UnpackLimits
 from kmm_daemon.images.pull import Pull
+from kmm_daemon.images.ready import known_digest, tree_key
 from kmm_daemon.images.room import Hold, Room
+from kmm_daemon.images.secrets import PullSecrets
 from kmm_daemon.images.store import Store
-from kmm_daemon.images.supply import Credentials, Source, Supply
-from kmm_daemon.images.trees import known_digest, make_tree, tree_key, tree_names
+from kmm_daemon.images.supply import Source, Supply
+from kmm_daemon.images.trees import make_tree, tree_names
 from kmm_daemon.images.wanted import wanted_of
 from kmm_daemon.values import ReadyImage
 
@@ -48,7 +50,7 @@ class ImageStore:
         self,
         directory: Path,
         *,
-        credentials: Credentials,
+        credentials: PullSecrets,
         desired: Callable[[], Iterable[DesiredModule]],
         clock: Clock,
         max_bytes: int = 10 * GIB,

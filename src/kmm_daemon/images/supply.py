@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
-from kmm_common.desired import DesiredModule, ModuleRef
+from kmm_common.desired import DesiredModule
 from kmm_common.errors import KmmError
 from kmm_common.oci.access import Access
 from kmm_common.oci.cancellation import Cancellation, run_in_thread
@@ -20,22 +20,12 @@ from kmm_common.oci.reference import ImageReference
 from kmm_daemon.images.limits import PullLimits
 from kmm_daemon.images.pull import Pull, Workspace
 from kmm_daemon.images.room import Hold
+from kmm_daemon.images.secrets import PullSecrets
 
 Result = TypeVar("Result")
 
 _CREDENTIALS_SECONDS = 30.0
 _RESOLVE_SECONDS = 60.0
-
-
-class Credentials(Protocol):
-    """Port to who knows the content of pull secrets."""
-
-    async def fetch(self, ref: ModuleRef, refresh: bool) -> Sequence[RegistryCredential]:
-        """Return the credentials of a Module's pull secret, never kept. Raises KmmError.
-
-        `refresh`: the registry has refused those of the last answer.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +50,7 @@ class Supply:
         self,
         pull: Pull,
         *,
-        credentials: Credentials,
+        credentials: PullSecrets,
         limits: PullLimits,
         clock: Clock,
         backoff: Backoff,

@@ -6,41 +6,19 @@ from pathlib import Path
 from kmm_common.clock import Clock
 from kmm_common.desired import DesiredModule
 from kmm_common.oci.cancellation import Cancellation
-from kmm_common.oci.errors import InvalidReferenceError
-from kmm_common.oci.reference import parse_reference
 from kmm_daemon.images.budget import Budget
 from kmm_daemon.images.failures import WithoutKernelError
 from kmm_daemon.images.limits import UnpackLimits
-from kmm_daemon.images.store import Store, TreeKey
+from kmm_daemon.images.ready import known_digest, tree_key
+from kmm_daemon.images.store import Store
 from kmm_daemon.images.unpack import unpack
 from kmm_daemon.images.wanted import Wanted, wanted_of
-
-
-def tree_key(module: DesiredModule, digest: str) -> TreeKey:
-    """Return the key of what a Module takes from an image."""
-    return TreeKey(
-        digest=digest,
-        kernel=module.kernel_version,
-        dir_name=module.modprobe.dir_name,
-        firmware_path=module.modprobe.firmware_path,
-    )
 
 
 def tree_names(store: Store, modules: Iterable[DesiredModule]) -> frozenset[str]:
     """Return the names of the trees that Modules need."""
     digests = ((module, known_digest(store, module)) for module in modules)
     return frozenset(tree_key(module, digest).name for module, digest in digests if digest)
-
-
-def known_digest(store: Store, module: DesiredModule) -> str:
-    """Return the digest that a Module's image stands for, as far as it is known without asking."""
-    if module.image_digest:
-        return module.image_digest
-    try:
-        reference = parse_reference(module.image)
-    except InvalidReferenceError:
-        return ""
-    return reference.digest or store.recall(module.image)
 
 
 def make_tree(

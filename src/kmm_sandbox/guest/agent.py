@@ -4,7 +4,8 @@ It talks to the host through files in the node's directory (hostfs), so that it 
 whatever happens to the network:
 
   heartbeat.json     written every second: boot id, kernel, the daemon's process
-  daemon.json        read: {"argv": [...], "env": {...}, "run": bool, "revision": str}
+  daemon.json        read: {"argv": [...], "env": {...}, "readable": [path, ...], "run": bool,
+                     "revision": str}
   exec/<id>.request  read: {"boot": int, "argv": [...], "stdin": str, "seconds": float}
   exec/<id>.answer   written: {"code": int, "stdout": str, "stderr": str}
 """
@@ -53,6 +54,17 @@ def kill_group(process: Child) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def open_way(path: Path) -> None:
+    """Let any user reach a directory, as it is in an image; the guest's overlay takes the change.
+
+    A checkout beneath /root is closed to the user as whom the daemon has images pulled.
+    """
+    for directory in (path, *path.parents):
+        mode = directory.stat().st_mode
+        if mode & 0o011 != 0o011:
+            directory.chmod(mode | 0o011)
+
+
 class Daemon:
     """Keeps one process running, as a kubelet keeps a container of a DaemonSet's pod."""
 
@@ -93,6 +105,8 @@ class Daemon:
             self._not_before = 0.0
 
     def _start(self, wanted: Object, now: float) -> None:
+        for path in wanted["readable"]:
+            open_way(Path(path))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 wanted["argv"],
