@@ -90,6 +90,7 @@ class Informer(Generic[T]):
         self._backoff = backoff or Backoff(0.5, 30.0, jitter=0.5)
         self._inactivity = inactivity
         self._handlers: list[Handler[T]] = []
+        self._position = _Progress()
 
     def add_handler(self, handler: Handler[T]) -> None:
         """Call the handler, synchronously, for every change from now on."""
@@ -97,7 +98,7 @@ class Informer(Generic[T]):
 
     async def run(self) -> None:
         """Keep the cache true, until cancelled."""
-        position = _Progress()
+        position = self._position
         while True:
             try:
                 if not position.resource_version:
@@ -112,7 +113,10 @@ class Informer(Generic[T]):
 
     def observe(self, written: Object) -> None:
         """Take in what a write of ours returned, before the watch brings it."""
-        self._put(written, fresh=True)
+        # Where the watch is ahead of the answer it may have brought the object's end already.
+        passed = int(self._position.resource_version or 0)
+        if int(written["metadata"]["resourceVersion"]) > passed:
+            self._put(written, fresh=True)
 
     async def _list(self) -> str:
         """Replace the cache's content; return the version to watch from."""

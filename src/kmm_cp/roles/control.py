@@ -14,6 +14,7 @@ from kmm_cp.policy.digests import known_digests
 from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import NodeState
 from kmm_cp.reconcilers.connection import ConnectionReconciler
+from kmm_cp.reconcilers.gone import unless_gone
 from kmm_cp.reconcilers.label import LabelReconciler
 from kmm_cp.reconcilers.live import Live, LiveNodes, flipped
 from kmm_cp.reconcilers.module import ModuleReconciler
@@ -86,7 +87,7 @@ def control(
         "restore": restore.reconcile,
     }
     controllers = {
-        name: Controller(name, reconcile, clock=clock, observer=metrics)
+        name: Controller(name, unless_gone(reconcile), clock=clock, observer=metrics)
         for name, reconcile in reconciles.items()
     }
     for controller in controllers.values():

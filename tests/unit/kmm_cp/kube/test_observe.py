@@ -1,0 +1,41 @@
+"""What a cache makes of the answers to our own writes."""
+
+import pytest
+
+from kmm_cp.kube.informer import Informer
+from kmm_cp.kube.resources import MODULES
+from support.virtualclock import VirtualClock
+
+
+def written(version: int, **fields: str) -> dict:
+    return {"metadata": {"name": "m", "namespace": "ns", "resourceVersion": str(version)}, **fields}
+
+
+def event(kind: str, version: int) -> dict:
+    return {"type": kind, "object": written(version)}
+
+
+@pytest.fixture
+async def informer() -> Informer[dict]:
+    return Informer(None, MODULES, dict, clock=VirtualClock())
+
+
+async def test_answer_is_seen_before_the_watch_brings_it(informer: Informer[dict]) -> None:
+    informer.observe(written(7, seen="answer"))
+    assert informer.store["ns/m"]["seen"] == "answer"
+
+
+async def test_answer_that_the_watch_has_overtaken_does_not_bring_an_object_back(
+    informer: Informer[dict],
+) -> None:
+    for each in (event("ADDED", 5), event("MODIFIED", 7), event("DELETED", 8)):
+        informer._take(each, informer._position)
+    informer.observe(written(7))
+    assert dict(informer.store) == {}
+
+
+async def test_older_event_does_not_undo_an_answer(informer: Informer[dict]) -> None:
+    informer._take(event("ADDED", 5), informer._position)
+    informer.observe(written(9, seen="answer"))
+    informer._take(event("MODIFIED", 8), informer._position)
+    assert informer.store["ns/m"]["seen"] == "answer"
