@@ -8,6 +8,7 @@ from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.sandbox import Sandbox
+from support.stage import Stage
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture
+def stage(sandbox: Sandbox) -> Iterator[Stage]:
+    """A stage whose Modules are taken away at the end; nothing was a lie, no promise broken."""
+    stage = Stage(sandbox)
+    yield stage
+    stage.until(lambda: stage.lies() == [], "reports are true")
+    stage.clear()
+    assert stage.violations() == []

@@ -1,93 +1,11 @@
 """The spine: a Module becomes a kernel module in three real kernels, and goes again."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
 
 from kmm_common.api import names
-from kmm_sandbox import kmodimage, samples
-from kmm_sandbox.outcome import Outcome
-from kmm_sandbox.processes import wait_until
-from kmm_sandbox.sandbox import Sandbox
-from support import history
-
-SECONDS = 90.0
-STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
-MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The sandbox, with the few questions that these tests ask."""
-
-    sandbox: Sandbox
-
-    def apply(
-        self, name: str, image: str, module: str, *, parameters: list[str] | None = None
-    ) -> Outcome:
-        self.sandbox.kubectl.apply(samples.module(name, image, module, parameters or []))
-        return Outcome(self.sandbox, name, module)
-
-    def delete(self, name: str, *, wait: bool = True) -> None:
-        self.sandbox.kubectl("delete", "module", name, f"--wait={str(wait).lower()}")
-
-    def report(self, node: str, module: str) -> dict[str, Any]:
-        """Return what a node says of a Module; empty if nothing."""
-        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
-        told = (state.get("status") or {}).get("modules") or ()
-        return next((each for each in told if each["name"] == module), {})
-
-    def conditions(self, module: str) -> dict[str, dict[str, Any]]:
-        found = self.sandbox.api.get(f"{MODULES}/{module}")
-        return {each["type"]: each for each in found["status"].get("conditions") or ()}
-
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        def checked() -> bool:
-            self.sandbox.require_alive()
-            return condition()
-
-        wait_until(checked, seconds=SECONDS, what=what)
-
-    def errors(self, module: str) -> set[str]:
-        """Return the reasons that the nodes give for a Module."""
-        reports = (self.report(node, module) for node in self.sandbox.nodes)
-        return {report.get("error", {}).get("reason", "") for report in reports}
-
-    def steps(self, node: str) -> list[tuple[str, str]]:
-        """Return every modprobe of a node's daemon: (load or unload, Module)."""
-        facts = (line for log in self.sandbox.daemon_logs(node) for line in history.facts(log))
-        return [(line["step"], line["ref"]) for line in facts if line["msg"] == "step started"]
-
-
-@pytest.fixture
-def stage(sandbox: Sandbox) -> Iterator[Stage]:
-    """A stage whose Modules are taken away at the end, with a history that kept all promises."""
-    yield Stage(sandbox)
-    for module in sandbox.api.items(MODULES):
-        sandbox.kubectl("delete", "module", module["metadata"]["name"], "--timeout=90s")
-    control_plane = [line for log in sandbox.control_plane_logs for line in history.facts(log)]
-    daemons = {
-        node: [line for log in sandbox.daemon_logs(node) for line in history.facts(log)]
-        for node in sandbox.nodes
-    }
-    assert history.check(control_plane, daemons) == []
-
-
-def own_module(kernel: str, name: str, version: str = "v1") -> bytes:
-    """Return a kernel module of our own, built for the nodes' kernel."""
-    file = Path(__file__).parent / "modules/prebuilt" / kernel / version / f"{name}.ko"
-    assert file.exists(), f"no {name} for Linux {kernel}: make -C tests/e2e/modules"
-    return file.read_bytes()
-
-
-def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:
-    extra = {f"{m}.ko": own_module(sandbox.kernel.version, m, version) for m in modules}
-    built = kmodimage.image(kmodimage.layer(kmodimage.kmod_files(sandbox.kernel, extra=extra)))
-    return kmodimage.push(sandbox.registry, f"kmod/{repository}", version, built)
+from kmm_sandbox import samples
+from support.stage import STATES, Stage, push_own
 
 
 def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
@@ -147,8 +65,7 @@ def test_a_busy_module_keeps_its_label_and_says_why_until_it_is_free(stage: Stag
         "node2 says that the module is in use",
     )
     assert stage.report("node2", "core")["inKernel"] is True
-    labels = stage.sandbox.api.get("/api/v1/nodes/node2")["metadata"]["labels"]
-    assert names.ready_label("default", "core") in labels
+    assert names.ready_label("default", "core") in stage.labels("node2")
     stage.until(
         lambda: "node2" in stage.conditions("core").get("DeletionWaits", {}).get("message", ""),
         "the Module says whom its deletion waits for",
@@ -205,8 +122,7 @@ def test_a_load_that_fails_says_why_and_leaves_no_label(
     stage.apply(name, image, "kmt_core", parameters=parameters)
     stage.until(lambda: stage.errors(name) == {reason}, f"all nodes say {reason}")
     for node in stage.sandbox.nodes:
-        labels = stage.sandbox.api.get(f"/api/v1/nodes/{node}")["metadata"]["labels"]
-        assert names.ready_label("default", name) not in labels
+        assert names.ready_label("default", name) not in stage.labels(node)
 
 
 def test_two_modules_for_one_kernel_module_conflict_and_the_other_takes_over(

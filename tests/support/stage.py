@@ -1,0 +1,114 @@
+"""The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmm_common.api import names
+from kmm_sandbox import kmodimage, samples
+from kmm_sandbox.outcome import Outcome
+from kmm_sandbox.processes import wait_until
+from kmm_sandbox.sandbox import Sandbox
+from support import history
+
+SECONDS = 90.0
+NODES = "/api/v1/nodes"
+STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
+MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The sandbox, with the few questions that these tests ask."""
+
+    sandbox: Sandbox
+
+    def apply(
+        self, name: str, image: str, module: str, *, parameters: list[str] | None = None
+    ) -> Outcome:
+        self.sandbox.kubectl.apply(samples.module(name, image, module, parameters or []))
+        return Outcome(self.sandbox, name, module)
+
+    def delete(self, name: str, *, wait: bool = True) -> None:
+        self.sandbox.kubectl("delete", "module", name, f"--wait={str(wait).lower()}")
+
+    def report(self, node: str, module: str) -> dict[str, Any]:
+        """Return what a node says of a Module; empty if nothing."""
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
+        told = (state.get("status") or {}).get("modules") or ()
+        return next((each for each in told if each["name"] == module), {})
+
+    def conditions(self, module: str) -> dict[str, dict[str, Any]]:
+        found = self.sandbox.api.get(f"{MODULES}/{module}")
+        return {each["type"]: each for each in found["status"].get("conditions") or ()}
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        def checked() -> bool:
+            self.sandbox.require_alive()
+            return condition()
+
+        wait_until(checked, seconds=SECONDS, what=what)
+
+    def errors(self, module: str) -> set[str]:
+        """Return the reasons that the nodes give for a Module."""
+        reports = (self.report(node, module) for node in self.sandbox.nodes)
+        return {report.get("error", {}).get("reason", "") for report in reports}
+
+    def steps(self, node: str) -> list[tuple[str, str]]:
+        """Return every modprobe of a node's daemon: (load or unload, Module)."""
+        facts = (line for log in self.sandbox.daemon_logs(node) for line in history.facts(log))
+        return [(line["step"], line["ref"]) for line in facts if line["msg"] == "step started"]
+
+    def labels(self, node: str) -> dict[str, str]:
+        """Return the labels of a Node."""
+        labels: dict[str, str] = self.sandbox.api.get(f"{NODES}/{node}")["metadata"]["labels"]
+        return labels
+
+    def clear(self) -> None:
+        """Delete every Module and wait until it is gone."""
+        for module in self.sandbox.api.items(MODULES):
+            self.sandbox.kubectl("delete", "module", module["metadata"]["name"], "--timeout=90s")
+
+    def lies(self) -> list[str]:
+        """Return what a node says to be in its kernel, and is not there."""
+        return [lie for node in self.sandbox.nodes for lie in self._lies(node)]
+
+    def _lies(self, node: str) -> list[str]:
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
+        told = (state.get("status") or {}).get("modules") or ()
+        probes = {entry["name"]: entry["modprobe"] for entry in state["spec"].get("modules") or ()}
+        named = [
+            (each["name"], probes.get(each["name"], {}).get("moduleName", "").replace("-", "_"))
+            for each in told
+            if each.get("inKernel")
+        ]
+        loaded = self.sandbox.nodes[node].loaded_modules()
+        return [f"{node}: {name} without {own}" for name, own in named if own and own not in loaded]
+
+    def violations(self) -> list[Any]:
+        """Return what the history checker says of all that happened in the sandbox."""
+        control_plane = [
+            line for log in self.sandbox.control_plane_logs for line in history.facts(log)
+        ]
+        daemons = {
+            node: [line for log in self.sandbox.daemon_logs(node) for line in history.facts(log)]
+            for node in self.sandbox.nodes
+        }
+        return history.check(control_plane, daemons)
+
+
+PREBUILT = Path(__file__).parents[1] / "e2e/modules/prebuilt"
+
+
+def own_module(kernel: str, name: str, version: str = "v1") -> bytes:
+    """Return a kernel module of our own, built for the nodes' kernel."""
+    file = PREBUILT / kernel / version / f"{name}.ko"
+    assert file.exists(), f"no {name} for Linux {kernel}: make -C tests/e2e/modules"
+    return file.read_bytes()
+
+
+def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:
+    extra = {f"{m}.ko": own_module(sandbox.kernel.version, m, version) for m in modules}
+    built = kmodimage.image(kmodimage.layer(kmodimage.kmod_files(sandbox.kernel, extra=extra)))
+    return kmodimage.push(sandbox.registry, f"kmod/{repository}", version, built)
