@@ -1,6 +1,6 @@
 """The informers of a control plane, and what each makes of an object."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,12 @@ class Caches:
 
 def caches(client: KubeClient, *, namespace: str, clock: Clock) -> Caches:
     """Build the informers; nothing runs yet."""
+    nodes: Informer[Node] = Informer(
+        client, NODES, lambda content: _timed(content, nodes.store, clock), clock=clock
+    )
     return Caches(
         modules=Informer(client, MODULES, Module.from_object, clock=clock),
-        nodes=Informer(client, NODES, _node_decoder(clock), clock=clock),
+        nodes=nodes,
         states=Informer(client, NODE_MODULES_STATES, NodeState.from_object, clock=clock),
         pods=Informer(client, PODS, pod_facts, clock=clock, namespace=namespace),
         namespaces=Informer(client, NAMESPACES, _labels, clock=clock),
@@ -61,17 +64,10 @@ def caches(client: KubeClient, *, namespace: str, clock: Clock) -> Caches:
     )
 
 
-def _node_decoder(clock: Clock) -> Callable[[Object], Node]:
-    """Return a decoder that knows since when each taint was seen."""
-    seen: dict[str, Node] = {}
-
-    def decode(content: Object) -> Node:
-        node = Node.from_object(content)
-        timed = node.with_taints_timed(seen.get(node.name), clock.now())
-        seen[node.name] = timed
-        return timed
-
-    return decode
+def _timed(content: Object, known: Mapping[str, Node], clock: Clock) -> Node:
+    """Decode a Node; its taints have the time they were first seen, where they have none."""
+    node = Node.from_object(content)
+    return node.with_taints_timed(known.get(node.name), clock.now())
 
 
 def _labels(namespace: Object) -> Mapping[str, str]:
