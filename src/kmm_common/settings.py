@@ -5,13 +5,26 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kmm_common.errors import TerminalError
 
 INVALID = "InvalidSettings"
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$")]
+HIGHEST_PORT = 65535
+
+
+def _with_a_port(address: str) -> str:
+    if int(address.rpartition(":")[2]) > HIGHEST_PORT:
+        raise ValueError(f"the port is above {HIGHEST_PORT}")
+    return address
+
+
+Address = Annotated[
+    str,
+    Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$"),
+    AfterValidator(_with_a_port),
+]
 """host:port, [v6]:port or :port."""
 
 

@@ -1,47 +1,30 @@
 """kmm-cp: the control plane's command line."""
 
-import argparse
 import asyncio
 import sys
-from collections.abc import Coroutine
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from kmm_common import logs
-from kmm_common.errors import KmmError
+from kmm_common.program import run_program
 from kmm_cp import settings
 from kmm_cp.roles import standalone
+from kmm_cp.settings import Settings
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the control plane; exit code 2 for wrong settings, 1 for any other refusal to start."""
-    parser = argparse.ArgumentParser(prog="kmm-cp", description="KMM's control plane")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
-    parser.add_argument("--version", action="version", version=f"kmm-cp {version('kmm')}")
-    options = parser.parse_args(arguments)
-    try:
-        chosen = settings.load(options.config)
-    except KmmError as error:
-        sys.stderr.write(f"kmm-cp: {error}\n")
-        return 2
-    logs.configure(as_json=chosen.log_format == "json")
-    try:
-        _run(standalone.run(chosen))
-    except (KmmError, OSError) as error:
-        sys.stderr.write(f"kmm-cp: {error}\n")
-        return 1
-    return 0
+    return run_program(
+        "kmm-cp", "KMM's control plane", load=settings.load, run=_run, arguments=arguments
+    )
 
 
-def _run(main_task: Coroutine[Any, Any, None]) -> None:
+def _run(chosen: Settings) -> None:
     """Run on uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main_task)
+        asyncio.run(standalone.run(chosen))
     else:
-        uvloop.run(main_task)
+        uvloop.run(standalone.run(chosen))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from kmm_common.clock import Clock, SystemClock
 from kmm_common.desired import ModuleRef
 from kmm_common.logs import log
+from kmm_common.monitoring import MonitoringServer
 from kmm_common.oci.credentials import RegistryCredential
+from kmm_common.program import told_to_stop
 from kmm_common.tls import TlsFiles
 from kmm_daemon.agent import Agent, Pace
-from kmm_daemon.http import HttpServer
 from kmm_daemon.images.worker import ImagePlace, ImageWorker
 from kmm_daemon.journal import Journal
 from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
@@ -80,27 +80,19 @@ async def _run(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, parts: Sequence[Part], metrics: Metrics) -> None:
-    http = HttpServer(settings.metrics_listen, metrics=metrics)
-    await http.start()
+    # Ready with or without a control plane: the daemon knows by now what the kernel has.
+    monitoring = MonitoringServer(settings.metrics_listen, exposition=metrics.exposition)
+    await monitoring.start()
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(part(), name=part.__qualname__) for part in parts]
-            await _told_to_stop(running)
+            log(logger, logging.INFO, "daemon started", version=version("kmm"))
+            await told_to_stop(running)
+            log(logger, logging.INFO, "daemon stops; what is loaded stays loaded")
             for task in running:
                 task.cancel()
     finally:
-        await http.stop()
-
-
-async def _told_to_stop(running: Sequence[asyncio.Task[None]]) -> None:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    for task in running:
-        task.add_done_callback(lambda _: stop.set())
-    log(logger, logging.INFO, "daemon started", version=version("kmm"))
-    await stop.wait()
-    log(logger, logging.INFO, "daemon stops; what is loaded stays loaded")
+        await monitoring.stop()
 
 
 def _image_place(settings: Settings) -> ImagePlace:

@@ -1,34 +1,23 @@
 """kmm-daemon: the daemon's command line."""
 
-import argparse
 import asyncio
 import sys
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
 
-from kmm_common import logs
-from kmm_common.errors import KmmError
+from kmm_common.program import run_program
 from kmm_daemon import app, settings
+from kmm_daemon.settings import Settings
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; exit code 2 for wrong settings, 1 for any other refusal to start."""
-    parser = argparse.ArgumentParser(prog="kmm-daemon", description="KMM's daemon of one node")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
-    parser.add_argument("--version", action="version", version=f"kmm-daemon {version('kmm')}")
-    options = parser.parse_args(arguments)
-    try:
-        chosen = settings.load(options.config)
-    except KmmError as error:
-        sys.stderr.write(f"kmm-daemon: {error}\n")
-        return 2
-    logs.configure(as_json=chosen.log_format == "json")
-    try:
-        asyncio.run(app.run(chosen))
-    except (KmmError, OSError) as error:
-        sys.stderr.write(f"kmm-daemon: {error}\n")
-        return 1
-    return 0
+    return run_program(
+        "kmm-daemon", "KMM's daemon of one node", load=settings.load, run=_run, arguments=arguments
+    )
+
+
+def _run(chosen: Settings) -> None:
+    asyncio.run(app.run(chosen))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from kmm_common.clock import SystemClock
 from kmm_common.errors import KmmError
+from kmm_common.listening import listening
 from kmm_common.logs import log
-from kmm_cp.http import HttpServer
+from kmm_common.monitoring import MonitoringServer
+from kmm_common.program import told_to_stop
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
 from kmm_cp.roles.caches import caches as build_caches
@@ -79,19 +80,22 @@ async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None
         clock=clock,
         before_controllers=leading.adopt_digests,
     )
-    http = HttpServer(
-        settings.metrics_listen, metrics=metrics.exposition, ready=manager.synced.is_set
+    monitoring = MonitoringServer(
+        settings.metrics_listen, exposition=metrics.exposition, ready=manager.synced.is_set
     )
-    await http.start()
+    await monitoring.start()
     try:
-        await served.listener.start()
+        with listening("listen", settings.listen):
+            await served.listener.start()
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(manager.run(), name="manager")
-            await _until_told_to_stop(running)
+            log(logger, logging.INFO, "control plane started")
+            await told_to_stop([running])
+            log(logger, logging.INFO, "control plane stops")
             await _wind_down(served, events)
             manager.stop()
     finally:
-        await http.stop()
+        await monitoring.stop()
 
 
 def _services(leading: Control, served: Serving, events: EventRecorder) -> list[_Named]:
@@ -102,16 +106,6 @@ def _services(leading: Control, served: Serving, events: EventRecorder) -> list[
         _Named("status", served.status.run),
         _Named("served", served.served.run),
     ]
-
-
-async def _until_told_to_stop(running: asyncio.Task[None]) -> None:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    running.add_done_callback(lambda _: stop.set())
-    log(logger, logging.INFO, "control plane started")
-    await stop.wait()
-    log(logger, logging.INFO, "control plane stops")
 
 
 async def _wind_down(served: Serving, events: EventRecorder) -> None:

@@ -12,6 +12,7 @@ from grpclib.server import Server
 
 from kmm_common import tls
 from kmm_common.clock import Clock
+from kmm_common.listening import host_and_port
 from kmm_common.logs import log
 from kmm_common.tls import ServerTls
 from kmm_common.wire.codec import Codec
@@ -45,8 +46,7 @@ class Listener:
         keepalive_timeout: float = KEEPALIVE_TIMEOUT_SECONDS,
     ) -> None:
         """The address is host:port; port 0 takes any free one."""
-        host, _, port = address.rpartition(":")
-        self._host, self._wanted = host.strip("[]") or None, int(port)
+        self._host, self._wanted = host_and_port(address)
         self._service = service
         self._sessions = sessions
         self._tls = server_tls

@@ -1,0 +1,63 @@
+"""Which settings of the control plane are taken, and what is said about others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kmm_common.errors import TerminalError
+from kmm_cp import settings
+
+TLS = {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+
+
+def load(path: Path, content: Any, **variables: str) -> settings.Settings:
+    file = path / "kmm-cp.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return settings.load(file, variables)
+
+
+def test_only_certificates_must_be_set(tmp_path: Path) -> None:
+    chosen = load(tmp_path, {"tls": TLS})
+    assert chosen.kubeconfig is None
+    assert (chosen.listen, chosen.metrics_listen) == ("0.0.0.0:8443", "127.0.0.1:8080")
+    assert chosen.tls.cert == Path("tls.crt")
+
+
+def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
+    variables = {"KMM_CP_DISCONNECTED_SECONDS": "7", "KMM_CP_TLS": yaml.safe_dump(TLS)}
+    chosen = load(tmp_path, {"disconnected_seconds": 9}, **variables, OTHER="x")
+    assert chosen.disconnected_seconds == 7.0
+    assert chosen.tls.ca == Path("ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({}, "tls: must be set"),
+        ({"tls": {"cert": "a", "key": "b"}}, "tls.ca: must be set"),
+        ({"tls": TLS, "lisen": ":1"}, "lisen: there is no such setting; remove it or correct"),
+        ({"tls": TLS, "listen": "8443"}, "listen: "),
+        ({"tls": TLS, "listen": ":65536"}, "the port is above 65535"),
+        ({"tls": TLS, "tolerated_failures": "-1"}, "tolerated_failures: "),
+        ({"tls": TLS, "disconnected_seconds": 0}, "disconnected_seconds: "),
+        ({"tls": TLS, "namespace": "Not_A_Namespace"}, "namespace: "),
+        ({"tls": TLS, "log_format": "xml"}, "log_format: Input should be 'text' or 'json'"),
+        ([1], "must be a mapping of settings"),
+        ("a: [", "kmm-cp.yaml"),
+    ],
+)
+def test_wrong_setting_is_named_with_what_it_may_be(
+    tmp_path: Path, content: Any, told: str
+) -> None:
+    with pytest.raises(TerminalError) as caught:
+        load(tmp_path, content)
+    assert told in str(caught.value)
+    assert str(tmp_path / "kmm-cp.yaml") in str(caught.value)
+    assert caught.value.reason == "InvalidSettings"
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TerminalError, match=r"nowhere\.yaml"):
+        settings.load(tmp_path / "nowhere.yaml", {})
