@@ -21,6 +21,9 @@ TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
 SPEC_HASH_ANNOTATION = f"{LABEL_DOMAIN}/spec-hash"
 """On a NodeModulesState: spec_hash() of what the control plane wrote there."""
 
+_ORDERS = "version-module"
+"""What the labels by which versions are ordered have where others have a namespace."""
+
 LABEL_NAME_LENGTH = 63
 """Kubernetes' limit for the part of a label key behind the slash."""
 
@@ -37,7 +40,7 @@ def version_ready_label(namespace: str, name: str) -> str:
 
 def module_version_label(namespace: str, name: str) -> str:
     """Return the label by which an administrator orders a version onto a node."""
-    return f"{LABEL_DOMAIN}/version-module.{namespace}.{name}"
+    return f"{LABEL_DOMAIN}/{_ORDERS}.{namespace}.{name}"
 
 
 def parse_ready_label(key: str) -> tuple[str, str] | None:
@@ -49,13 +52,24 @@ def parse_ready_label(key: str) -> tuple[str, str] | None:
     if not (key.startswith(prefix) and key.endswith(suffix)):
         return None
     namespace, _, name = key[len(prefix) : -len(suffix)].partition(".")
-    return (namespace, name) if namespace and name and not name.endswith(".version") else None
+    if not namespace or not name or namespace == _ORDERS or name.endswith(".version"):
+        return None
+    return namespace, name
 
 
 def parse_version_ready_label(key: str) -> tuple[str, str] | None:
     """Return (namespace, name) of a label with a loaded version, None for any other key."""
     stem = key.removesuffix(".version.ready")
     return parse_ready_label(f"{stem}.ready") if stem != key else None
+
+
+def labels_are_own(namespace: str, name: str) -> bool:
+    """Tell whether the Module's labels can be no label of another kind or Module.
+
+    The ready label of `x.version` is the version label of `x`; those of a namespace
+    version-module order versions.
+    """
+    return parse_ready_label(ready_label(namespace, name)) == (namespace, name)
 
 
 def label_fits(key: str) -> bool:
@@ -126,6 +140,7 @@ class Reason(StrEnum):
     NO_MATCHING_NODES = "NoMatchingNodes"
     NO_MATCHING_KERNEL = "NoMatchingKernel"
     NAME_TOO_LONG = "NameTooLong"
+    NAME_RESERVED = "NameReserved"
     INVALID_TEMPLATE = "InvalidTemplate"
     INVALID_MAPPING = "InvalidMapping"
     FEATURE_NOT_AVAILABLE = "FeatureNotAvailable"

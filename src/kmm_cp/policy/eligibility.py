@@ -8,6 +8,7 @@ from kmm_common.api.names import (
     LABEL_NAME_LENGTH,
     Reason,
     label_fits,
+    labels_are_own,
     module_version_label,
     ready_label,
     version_ready_label,
@@ -105,6 +106,12 @@ def unfit(module: Module) -> NotEligible | None:
             f"({LABEL_NAME_LENGTH} characters): use a shorter name"
         )
         return NotEligible(reason=Reason.NAME_TOO_LONG, message=message)
+    if not labels_are_own(module.metadata.namespace, module.metadata.name):
+        message = (
+            f"the labels of {module.ref} would be taken for others: rename it, its name must not "
+            "end in .version nor its namespace be version-module"
+        )
+        return NotEligible(reason=Reason.NAME_RESERVED, message=message)
     return None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from kmm_common.api.names import (
     label_fits,
+    labels_are_own,
     parse_ready_label,
     parse_version_ready_label,
     ready_label,
@@ -51,7 +52,7 @@ def _wanted(node: Node, state: NodeState) -> dict[str, str]:
     """Return the labels that a status of the running boot allows, of all that is in the kernel."""
     wanted: dict[str, str] = {}
     for report in state.status.modules:
-        if report.in_kernel:
+        if report.in_kernel and labels_are_own(report.namespace, report.name):
             wanted.update(_labels_of(report, node, state))
     return {key: value for key, value in wanted.items() if label_fits(key)}
 

@@ -18,6 +18,7 @@ _NOT_TARGETED = frozenset(
         Reason.DELETING,
         Reason.NO_MODULE_LOADER,
         Reason.NAME_TOO_LONG,
+        Reason.NAME_RESERVED,
         Reason.SELECTOR_MISMATCH,
         Reason.CORDONED,
         Reason.UNTOLERATED_TAINT,

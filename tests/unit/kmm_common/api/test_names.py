@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kmm_common.api.names import (
     label_fits,
+    labels_are_own,
     module_version_label,
     parse_ready_label,
     parse_version_ready_label,
@@ -13,14 +14,47 @@ from kmm_common.api.names import (
     version_ready_label,
 )
 
-NAMESPACES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
-NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,8}[a-z0-9])?", fullmatch=True).filter(
-    lambda name: not name.endswith(".version")
+WORDS = st.sampled_from(["version", "ready", "version-module", "device-plugin-ready", "a", "b-c"])
+NAMESPACES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True) | WORDS
+NAMES = st.lists(NAMESPACES, min_size=1, max_size=4).map(".".join)
+MODULES = st.tuples(NAMESPACES, NAMES)
+OWN = MODULES.filter(lambda module: labels_are_own(*module))
+
+
+def labels(namespace, name):
+    return {
+        ready_label(namespace, name),
+        version_ready_label(namespace, name),
+        module_version_label(namespace, name),
+    }
+
+
+@given(OWN, OWN)
+def test_no_two_modules_share_a_label(one, other):
+    assert len(labels(*one)) == 3
+    assert one == other or not labels(*one) & labels(*other)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "own"),
+    [
+        ("ns", "x", True),
+        ("ns", "version", True),
+        ("ns", "x.version.y", True),
+        ("ns", "x.ready", True),
+        ("ns", "ready", True),
+        ("ns", "x.version", False),
+        ("ns", "version.version", False),
+        ("version-module", "ns.x", False),
+    ],
 )
+def test_labels_are_a_modules_own_unless_its_name_is_that_of_another_kind(namespace, name, own):
+    assert labels_are_own(namespace, name) is own
 
 
-@given(NAMESPACES, NAMES)
-def test_labels_are_read_back_as_their_module(namespace, name):
+@given(OWN)
+def test_labels_are_read_back_as_their_module(module):
+    namespace, name = module
     assert parse_ready_label(ready_label(namespace, name)) == (namespace, name)
     assert parse_version_ready_label(version_ready_label(namespace, name)) == (namespace, name)
     assert parse_ready_label(version_ready_label(namespace, name)) is None
@@ -39,6 +73,8 @@ DOMAIN = "kmm.node.kubernetes.io"
         (f"{DOMAIN}/ns.version.ready", ("ns", "version"), None),
         (f"{DOMAIN}/ns.version.version.ready", None, ("ns", "version")),
         (f"{DOMAIN}/mod.ready", None, None),
+        (f"{DOMAIN}/version-module.ns.ready", None, None),
+        (f"{DOMAIN}/version-module.ns.mod.version.ready", None, None),
         (f"{DOMAIN}/.mod.ready", None, None),
         (f"{DOMAIN}/ns..ready", None, None),
         (f"{DOMAIN}/ready", None, None),

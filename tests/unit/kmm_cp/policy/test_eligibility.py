@@ -66,6 +66,8 @@ def test_the_message_names_the_labels_that_are_missing():
         (module(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}), Reason.DELETING),
         (module(spec={"moduleLoader": None}), Reason.NO_MODULE_LOADER),
         (module("n" * 60), Reason.NAME_TOO_LONG),
+        (module("simple.version"), Reason.NAME_RESERVED),
+        (module(namespace="version-module"), Reason.NAME_RESERVED),
     ],
 )
 def test_a_module_that_no_node_can_have_is_not_eligible_anywhere(kmod, reason):

@@ -161,6 +161,8 @@ def test_labels_of_modules_that_are_gone_are_cleaned_up(nms):
         f"{DOMAIN}/simple.ready",
         f"{DOMAIN}/default.simple.device-plugin-ready",
         f"{DOMAIN}/version-module.default.simple",
+        f"{DOMAIN}/version-module.default.ready",
+        f"{DOMAIN}/version-module.default.simple.version.ready",
         "other.io/default.simple.ready",
     ],
 )
@@ -173,6 +175,13 @@ def test_a_module_named_version_has_a_label_as_any_other():
     key = f"{DOMAIN}/default.version.ready"
     assert changed([], state(kmod, reports=(loaded(kmod),))).added == (kmod.ref,)
     assert changed([key], state()) == LabelChange(patch={key: None}, removed=(kmod.ref,))
+
+
+def test_a_module_whose_label_would_be_anothers_has_none():
+    kmod, other = entry("simple.version"), entry("simple", version="1")
+    nms = state(kmod, other, reports=(loaded(kmod), loaded(other)))
+    key = f"{DOMAIN}/default.simple"
+    assert changed([], nms).patch == {f"{key}.ready": "", f"{key}.version.ready": "1"}
 
 
 def test_a_label_that_kubernetes_would_refuse_is_not_asked_for():
