@@ -8,14 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import h2.exceptions
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from kmm_common.clock import Clock
 from kmm_common.desired import ModuleRef
-from kmm_common.errors import KmmError, TransientError
 from kmm_common.logs import log
 from kmm_common.oci.credentials import RegistryCredential
 from kmm_common.tls import PodIdentity
@@ -23,10 +21,9 @@ from kmm_common.wire import convert
 from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving import messages, updates
+from kmm_cp.serving.answers import answered, ending, raise_ending
 from kmm_cp.serving.connections import connection_of
-from kmm_cp.serving.credentials import CredentialsRefusedError, SecretMissingError
-from kmm_cp.serving.identity import Identities, NodeIdentityError
-from kmm_cp.serving.messages import ProtocolVersionError
+from kmm_cp.serving.identity import Identities
 from kmm_cp.serving.pace import Pace
 from kmm_cp.serving.sender import Sender
 from kmm_cp.serving.sessions import Session, Sessions
@@ -110,13 +107,13 @@ class NodeLink:
         watch, report, pull = self.watch, self.report, self.pull_credentials
         return {
             f"{_RPC}Watch": Handler(
-                _told(watch), Cardinality.UNARY_STREAM, pb.WatchRequest, pb.Update
+                answered(watch), Cardinality.UNARY_STREAM, pb.WatchRequest, pb.Update
             ),
             f"{_RPC}Report": Handler(
-                _told(report), Cardinality.STREAM_UNARY, pb.ReportMessage, pb.ReportSummary
+                answered(report), Cardinality.STREAM_UNARY, pb.ReportMessage, pb.ReportSummary
             ),
             f"{_RPC}PullCredentials": Handler(
-                _told(pull),
+                answered(pull),
                 Cardinality.UNARY_UNARY,
                 pb.PullCredentialsRequest,
                 pb.PullCredentialsResponse,
@@ -141,7 +138,7 @@ class NodeLink:
         finally:
             self._sessions.close(session)
             self._reports.closed(session)
-        _raise_ending(session)
+        raise_ending(session)
 
     async def report(self, stream: Stream[pb.ReportMessage, pb.ReportSummary]) -> None:
         """Read what a daemon says, until its session is over."""
@@ -159,7 +156,7 @@ class NodeLink:
             await self._until_over(session, self._read(session, stream))
         finally:
             session.end(Status.CANCELLED, "the Report of the session ended")
-        _raise_ending(session)
+        raise_ending(session)
 
     async def pull_credentials(
         self, stream: Stream[pb.PullCredentialsRequest, pb.PullCredentialsResponse]
@@ -195,7 +192,7 @@ class NodeLink:
         """Run the work of a stream; whichever of it fails or ends, ends the session."""
         async with asyncio.TaskGroup() as group:
             name = f"session {session.node}"
-            tasks = [group.create_task(_ending(session, one), name=name) for one in work]
+            tasks = [group.create_task(ending(session, one), name=name) for one in work]
             await session.over.wait()
             for task in tasks:
                 task.cancel()
@@ -241,55 +238,6 @@ class NodeLink:
                 session.end(Status.UNAVAILABLE, "the session is old; connect again")
                 return
             await self._clock.sleep(min(self._limits.recheck, left, valid))
-
-
-def _told(
-    method: Callable[[Stream[Any, Any]], Awaitable[None]],
-) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
-    """Turn our errors into what gRPC tells a client."""
-
-    async def handler(stream: Stream[Any, Any]) -> None:
-        try:
-            await method(stream)
-        except KmmError as error:
-            raise GRPCError(_status(error), str(error)) from error
-        except TimeoutError as error:
-            raise GRPCError(Status.DEADLINE_EXCEEDED, "took too long") from error
-
-    return handler
-
-
-async def _ending(session: Session, work: Awaitable[None]) -> None:
-    try:
-        await work
-    except KmmError as error:
-        session.end(_status(error), str(error))
-    except GRPCError as error:
-        session.end(error.status, error.message or "")
-    except h2.exceptions.ProtocolError:
-        session.end(Status.UNAVAILABLE, "the connection broke")
-
-
-def _status(error: KmmError) -> Status:
-    match error:
-        case ProtocolVersionError():
-            return Status.FAILED_PRECONDITION
-        case MessageError():
-            return Status.INVALID_ARGUMENT
-        case NodeIdentityError() | CredentialsRefusedError():
-            return Status.PERMISSION_DENIED
-        case SecretMissingError():
-            return Status.NOT_FOUND
-        case TransientError():
-            return Status.UNAVAILABLE
-        case _:
-            return Status.FAILED_PRECONDITION
-
-
-def _raise_ending(session: Session) -> None:
-    ending = session.ending
-    if ending is not None and ending.status is not Status.OK:
-        raise GRPCError(ending.status, ending.message)
 
 
 def _expiry(stream: Stream[Any, Any]) -> float:

@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from grpclib.const import Status
 
 from kmm_common.api.nodemodulesstate import DaemonStatus
 from kmm_common.backoff import Backoff
-from kmm_common.clock import Clock, rfc3339
+from kmm_common.clock import Clock
 from kmm_common.errors import KmmError, TransientError
 from kmm_common.logs import Fact, log
 from kmm_cp.kube.errors import InvalidError, NotFoundError
@@ -19,6 +18,7 @@ from kmm_cp.serving import status_patch
 from kmm_cp.serving.sender import Claim
 from kmm_cp.serving.sessions import Session
 from kmm_cp.serving.status_patch import Json
+from kmm_cp.serving.status_record import RawStatus, Record
 from kmm_cp.serving.values import Report
 
 logger = logging.getLogger(__name__)
@@ -44,46 +44,6 @@ class StatusApi(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Record:
-    """What is known of one session's node."""
-
-    session: Session
-    newest: Report
-    uid: str = ""
-    """Of the NodeModulesState that the session has claimed."""
-    desired: int = 0
-    written: Json = field(default_factory=dict)
-    """What the API server holds."""
-    sequence: int = 0
-    """Of the report that is written."""
-    refused: Json | None = None
-    """What the API server would not take; only something else is tried again."""
-    reclaim: bool = False
-    writing: bool = False
-    closed: bool = False
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def node(self) -> str:
-        return self.session.node
-
-    @property
-    def instance(self) -> str:
-        return self.session.greeting.instance
-
-    def wanted(self) -> Json:
-        target = self.session.mailbox.target
-        if target is not None and target.uid == self.uid:
-            self.desired = len(target.modules)
-        return status_patch.content(self.session, self.newest, uid=self.uid, desired=self.desired)
-
-    def dirty(self) -> bool:
-        if not self.uid or self.newest.sequence < self.sequence:
-            return False
-        return self.reclaim or self.wanted() not in (self.written, self.refused)
-
-
 class StatusWriter:
     """One writer for each node with a session here; the newest report wins, the rest is dropped."""
 
@@ -91,8 +51,8 @@ class StatusWriter:
         self._api = api
         self._clock = clock
         self._backoff = backoff or Backoff(0.5, 30.0)
-        self._records: dict[str, _Record] = {}
-        self._dirty: list[_Record] = []
+        self._records: dict[str, Record] = {}
+        self._dirty: list[Record] = []
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._slots = asyncio.Semaphore(CONCURRENT_WRITES)
@@ -120,7 +80,7 @@ class StatusWriter:
         """Take a daemon's newest report; the last one counts."""
         record = self._records.get(session.node)
         if record is None or record.session is not session:
-            self._records[session.node] = _Record(session=session, newest=report)
+            self._records[session.node] = Record(session=session, newest=report)
         elif report.sequence >= record.newest.sequence:
             record.newest = report
             self._touch(record)
@@ -146,40 +106,25 @@ class StatusWriter:
         record = self._records[session.node]
         if record.session is not session:
             return Claim.LOST
-        seen: Mapping[str, Any] | None = None
+        seen: RawStatus | None = None
         for _ in range(CLAIM_ATTEMPTS):
             found = await self._read(session.node)
             if found is None or found["metadata"].get("uid") != uid:
                 return Claim.GONE
             raw = found.get("status") or {}
-            if seen is not None and _taken(seen, raw, record.instance):
+            if seen is not None and record.was_taken(seen, raw):
                 return Claim.LOST
-            self._take_over(record, uid, found)
-            if _holds(raw, record.instance) or await self._claim(record, raw):
+            record.take_over(uid, found)
+            if record.holds(raw) or await self._claim(record, raw):
                 record.reclaim = False
                 self._touch(record)
                 return Claim.HELD
             seen = raw
         raise TransientError(f"the status of {session.node} cannot be claimed", reason="Conflict")
 
-    def _take_over(self, record: _Record, uid: str, found: Json) -> None:
-        """Note what the API server holds."""
-        raw = found.get("status") or {}
-        record.uid = uid
-        record.desired = len((found.get("spec") or {}).get("modules") or ())
-        record.written = status_patch.persisted_content(raw)
-        record.sequence = raw["daemon"].get("sequence", 0) if _is_of(record, raw) else 0
-
-    async def _claim(self, record: _Record, raw: Mapping[str, Any]) -> bool:
+    async def _claim(self, record: Record, raw: RawStatus) -> bool:
         newest, wanted = record.newest, record.wanted()
-        daemon = DaemonStatus(
-            connected=True,
-            pod_name=record.session.pod.name,
-            version=record.session.greeting.daemon_version,
-            since=rfc3339(self._clock.now()),
-            instance=record.instance,
-            sequence=newest.sequence,
-        )
+        daemon = record.daemon(since=self._clock.now())
         patch = status_patch.claim(raw, uid=record.uid, daemon=daemon, wanted=wanted)
         try:
             await self._patch(record, patch)
@@ -188,7 +133,7 @@ class StatusWriter:
         self._written(record, wanted, newest.sequence)
         return True
 
-    async def _write_out(self, record: _Record) -> None:
+    async def _write_out(self, record: Record) -> None:
         """Write until nothing new is left."""
         attempt = 0
         try:
@@ -210,7 +155,7 @@ class StatusWriter:
         if record.closed and self._records.get(record.node) is record:
             del self._records[record.node]
 
-    async def _let_pass(self, record: _Record) -> None:
+    async def _let_pass(self, record: Record) -> None:
         """Hold back a state that may be over within a second."""
         end = self._clock.monotonic() + PASSING_SECONDS
         while status_patch.passing(record.written, record.newest) and not record.closed:
@@ -220,7 +165,7 @@ class StatusWriter:
             record.news.clear()
             await _first(record.news.wait(), self._clock.sleep(left))
 
-    async def _write(self, record: _Record) -> None:
+    async def _write(self, record: Record) -> None:
         if record.reclaim:
             await self._reclaim(record)
             return
@@ -244,7 +189,7 @@ class StatusWriter:
         else:
             self._written(record, wanted, newest.sequence)
 
-    async def _reclaim(self, record: _Record) -> None:
+    async def _reclaim(self, record: Record) -> None:
         record.reclaim = False
         claim = await self.claim(record.session, record.uid)
         if claim is Claim.LOST:
@@ -252,27 +197,27 @@ class StatusWriter:
         elif claim is Claim.GONE:
             record.uid = ""
 
-    async def _settle(self, record: _Record, wanted: Json, error: InvalidError) -> None:
+    async def _settle(self, record: Record, wanted: Json, error: InvalidError) -> None:
         """A test failed, or the content is refused: look what is there now."""
         sequence, found = record.sequence, await self._read(record.node)
         if found is None or found["metadata"].get("uid") != record.uid:
             record.uid = ""
             return
         raw = found.get("status") or {}
-        if not _is_of(record, raw):
+        if not record.is_of(raw):
             self._superseded(record)
             return
-        self._take_over(record, record.uid, found)
+        record.take_over(record.uid, found)
         if record.sequence == sequence:
             fields = {"node": record.node, "error": str(error)}
             log(logger, logging.ERROR, "status refused by the API server", **fields)
             record.refused = wanted
 
-    def _superseded(self, record: _Record) -> None:
+    def _superseded(self, record: Record) -> None:
         record.uid = ""
         record.session.end(Status.ABORTED, "another daemon of this node took over")
 
-    async def _patch(self, record: _Record, operations: list[Json]) -> None:
+    async def _patch(self, record: Record, operations: list[Json]) -> None:
         await self._api.patch_json(
             NODE_MODULES_STATES, record.node, operations, subresource="status"
         )
@@ -283,30 +228,15 @@ class StatusWriter:
         except NotFoundError:
             return None
 
-    def _written(self, record: _Record, wanted: Json, sequence: int) -> None:
+    def _written(self, record: Record, wanted: Json, sequence: int) -> None:
         record.written, record.sequence = wanted, sequence
         fields = {"node": record.node, "instance": record.instance, "sequence": sequence}
         log(logger, logging.INFO, Fact.PERSISTED, **fields)
 
-    def _touch(self, record: _Record) -> None:
+    def _touch(self, record: Record) -> None:
         record.news.set()
         self._dirty.append(record)
         self._wake.set()
-
-
-def _is_of(record: _Record, raw: Mapping[str, Any]) -> bool:
-    return bool((raw.get("daemon") or {}).get("instance") == record.instance)
-
-
-def _holds(raw: Mapping[str, Any], instance: str) -> bool:
-    daemon = raw.get("daemon") or {}
-    return daemon.get("instance") == instance and bool(daemon.get("connected"))
-
-
-def _taken(seen: Mapping[str, Any], raw: Mapping[str, Any], instance: str) -> bool:
-    """Tell whether yet another instance has claimed a status since it was seen."""
-    before, now = ((status.get("daemon") or {}).get("instance", "") for status in (seen, raw))
-    return now not in (before, instance)
 
 
 async def _first(*awaitables: Any) -> None:

@@ -1,0 +1,94 @@
+"""What is known of the status of one session's node: what was reported, what is written."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kmm_common.api.nodemodulesstate import DaemonStatus
+from kmm_common.clock import rfc3339
+from kmm_cp.serving import status_patch
+from kmm_cp.serving.sessions import Session
+from kmm_cp.serving.status_patch import Json
+from kmm_cp.serving.values import Report
+
+RawStatus = Mapping[str, Any]
+"""status of a NodeModulesState as the API server gives it."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Record:
+    """One session's, until it is closed and all is written."""
+
+    session: Session
+    newest: Report
+    uid: str = ""
+    """Of the NodeModulesState that the session has claimed."""
+    desired: int = 0
+    written: Json = field(default_factory=dict)
+    """What the API server holds."""
+    sequence: int = 0
+    """Of the report that is written."""
+    refused: Json | None = None
+    """What the API server would not take; only something else is tried again."""
+    reclaim: bool = False
+    writing: bool = False
+    closed: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def node(self) -> str:
+        return self.session.node
+
+    @property
+    def instance(self) -> str:
+        return self.session.greeting.instance
+
+    def wanted(self) -> Json:
+        """Return what is to be written of the newest report."""
+        target = self.session.mailbox.target
+        if target is not None and target.uid == self.uid:
+            self.desired = len(target.modules)
+        return status_patch.content(self.session, self.newest, uid=self.uid, desired=self.desired)
+
+    def dirty(self) -> bool:
+        """Tell whether anything is to be written."""
+        if not self.uid or self.newest.sequence < self.sequence:
+            return False
+        return self.reclaim or self.wanted() not in (self.written, self.refused)
+
+    def daemon(self, *, since: datetime) -> DaemonStatus:
+        """Return what a claim says of the session's daemon."""
+        return DaemonStatus(
+            connected=True,
+            pod_name=self.session.pod.name,
+            version=self.session.greeting.daemon_version,
+            since=rfc3339(since),
+            instance=self.instance,
+            sequence=self.newest.sequence,
+        )
+
+    def take_over(self, uid: str, found: Json) -> None:
+        """Note what the API server holds."""
+        raw = found.get("status") or {}
+        self.uid = uid
+        self.desired = len((found.get("spec") or {}).get("modules") or ())
+        self.written = status_patch.persisted_content(raw)
+        self.sequence = raw["daemon"].get("sequence", 0) if self.is_of(raw) else 0
+
+    def is_of(self, raw: RawStatus) -> bool:
+        """Tell whether this session's instance wrote a status last."""
+        return _instance(raw) == self.instance
+
+    def holds(self, raw: RawStatus) -> bool:
+        """Tell whether a status is this instance's already, and says so."""
+        return self.is_of(raw) and bool((raw.get("daemon") or {}).get("connected"))
+
+    def was_taken(self, seen: RawStatus, raw: RawStatus) -> bool:
+        """Tell whether yet another instance has claimed a status since it was seen."""
+        return _instance(raw) not in (_instance(seen), self.instance)
+
+
+def _instance(raw: RawStatus) -> str:
+    return str((raw.get("daemon") or {}).get("instance", ""))
