@@ -1,4 +1,4 @@
-"""How a registry is reached and who asks; what the two doors to oras share."""
+"""How a registry is reached and who asks."""
 
 import contextlib
 from dataclasses import dataclass, field

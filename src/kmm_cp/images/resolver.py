@@ -12,8 +12,8 @@ from kmm_common.oci.digest import digest_of
 from kmm_common.oci.errors import UnreachableError
 from kmm_common.oci.manifest import parse_manifest
 from kmm_common.oci.reference import ImageReference, parse_reference
+from kmm_common.oci.registry import connect
 from kmm_common.oci.transport import Timeouts
-from kmm_cp.images.registry import connect
 
 _TIMEOUTS = Timeouts(connect=5.0, read=10.0)
 

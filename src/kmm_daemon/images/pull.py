@@ -15,10 +15,10 @@ from kmm_common.oci.errors import InvalidImageError
 from kmm_common.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from kmm_common.oci.platform import Platform
 from kmm_common.oci.reference import ImageReference
+from kmm_common.oci.registry import connect
 from kmm_common.oci.selection import choose
 from kmm_daemon.images.download import Partial, download
 from kmm_daemon.images.limits import PullLimits
-from kmm_daemon.images.registry import connect
 from kmm_daemon.images.room import Hold, Room
 from kmm_daemon.images.store import Store
 

@@ -1,4 +1,4 @@
-"""The control plane's door to oras. A client is for one thread, and for one look-up."""
+"""The door to oras. A client is for one thread, and for one pull or look-up."""
 
 import contextlib
 from collections.abc import Iterator
