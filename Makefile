@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ONLY ?=
 
-.PHONY: help sandbox sandbox-check test unit api e2e check format generate lock bench clean
+.PHONY: help sandbox sandbox-check test unit api fault e2e check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,9 +28,9 @@ sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
 	@exec $(BIN)/python -m kmm_sandbox check
 
 test: $(READY) ## Run every tier of tests and count them
-	@exec $(BIN)/python tests/tiers.py unit api e2e
+	@exec $(BIN)/python tests/tiers.py unit api fault e2e
 
-unit api e2e: $(READY) ## Run one tier of tests
+unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@
 
 check: $(READY) ## Format, lint, types, import contracts, generated files

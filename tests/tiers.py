@@ -44,6 +44,7 @@ class Tier:
 TIERS = {
     "unit": Tier(),
     "api": Tier(),
+    "fault": Tier(),
     "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside),
 }
 

@@ -26,6 +26,7 @@ from kmm_daemon.values import (
     Kernel,
     KernelView,
     NeedsSnapshot,
+    NodeDesired,
     StateReport,
     StepError,
 )
@@ -87,7 +88,8 @@ class Agent:
     async def start(self) -> None:
         """Take over the journal and report what is; nothing is touched before run()."""
         await self._state.restore()
-        self._metrics.generation(self._state.desired.generation if self._state.desired else 0)
+        if self._state.desired:
+            self._note_accepted(self._state.desired)
         await self._look()
         self._publish(self._situation(), self._steps(self._situation()))
 
@@ -126,12 +128,15 @@ class Agent:
             self._heard = self._stale_firmware = True
             self._wake.set()
         if new != before:
-            boot_id = self._state.boot_id
-            fields = {"uid": new.uid, "generation": new.generation, "boot_id": boot_id}
-            log(logger, logging.INFO, Fact.ACCEPTED, **fields)
-            self._metrics.generation(new.generation)
+            self._note_accepted(new)
             self._wake.set()
         return Accepted(uid=new.uid, generation=new.generation)
+
+    def _note_accepted(self, desired: NodeDesired) -> None:
+        """Say what holds from now on; a start says it again, as a crash may have kept it silent."""
+        fields = {"uid": desired.uid, "generation": desired.generation}
+        log(logger, logging.INFO, Fact.ACCEPTED, **fields, boot_id=self._state.boot_id)
+        self._metrics.generation(desired.generation)
 
     async def _round(self, tasks: asyncio.TaskGroup) -> float:
         """Look, plan, start what can start, report; return the seconds until the next round."""

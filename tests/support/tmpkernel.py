@@ -1,6 +1,6 @@
 """A kernel below a temporary root: /proc and /sys as files, modprobe, rmmod and depmod as code."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,14 +29,14 @@ class Trouble:
 class TmpKernel(Runner):
     """Stands for kernel and programs; `commands` is what was run."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, rows: Iterable[KernelModule] = ()) -> None:
         self.root = root
-        self.rows: dict[str, KernelModule] = {}
+        self.rows = {row.name: row for row in rows}
         self.commands: list[list[str]] = []
         self.trouble: dict[str, Trouble] = {}
         self.needs: dict[str, tuple[str, ...]] = {}
         for path in ("proc/sys/kernel/random", "sys/module", "dev", "run", "images"):
-            (root / path).mkdir(parents=True)
+            (root / path).mkdir(parents=True, exist_ok=True)
         (root / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
         (root / "proc/sys/kernel/osrelease").write_text(KERNEL + "\n")
         (root / "dev/kmsg").write_bytes(b"")

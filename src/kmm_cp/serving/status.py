@@ -23,7 +23,7 @@ from kmm_cp.serving.values import Report
 
 logger = logging.getLogger(__name__)
 
-PASSING_SECONDS = 1.0
+PASSING_SECONDS = 3.0
 """How long a state that may pass is held back."""
 CONCURRENT_WRITES = 16
 """More gain nothing at the API server."""
@@ -156,7 +156,7 @@ class StatusWriter:
             del self._records[record.node]
 
     async def _let_pass(self, record: Record) -> None:
-        """Hold back a state that may be over within a second."""
+        """Hold back a state that is likely to be over soon: a pull, a load."""
         end = self._clock.monotonic() + PASSING_SECONDS
         while status_patch.passing(record.written, record.newest) and not record.closed:
             left = end - self._clock.monotonic()

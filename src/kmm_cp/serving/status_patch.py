@@ -49,7 +49,7 @@ def persisted_content(raw: Mapping[str, Any]) -> Json:
 
 
 def passing(written: Json, report: Report) -> bool:
-    """Tell whether a change is only on its way to another one that may come within a second."""
+    """Tell whether a change is only on its way to another one that may come soon."""
     before = {module.ref: module for module in status_from_json(written).modules}
     return any(_passes(module, before) for module in report.modules)
 
