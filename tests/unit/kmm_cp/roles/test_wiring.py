@@ -1,0 +1,142 @@
+"""That what the caches bring reaches whom it concerns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmm_common.api import names
+from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
+from kmm_common.desired import DesiredModule, ModuleState
+from kmm_cp.images.pins import Pins
+from kmm_cp.policy.digests import Pinned
+from kmm_cp.roles.caches import Caches, caches
+from kmm_cp.roles.control import Control, control
+from kmm_cp.roles.metrics import Metrics
+from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.serving.sessions import Session
+from kmm_cp.serving.values import Greeting, Journaled, Report
+from kmm_cp.settings import Settings
+from support.certificates import Certificates, pod_of
+from support.kubecalls import EventCalls, KubeCalls
+from support.policy import DIGEST, KERNEL, entry
+from support.serving import World
+from support.virtualclock import VirtualClock
+
+WANTED = entry()
+UNRESOLVED = entry(digest="")
+
+
+def state_object(
+    version: int, *modules: DesiredModule, edited: bool = False, **status: Any
+) -> dict[str, Any]:
+    signature = "somebody's" if edited else spec_hash(modules)
+    return {
+        "metadata": {
+            "name": "a",
+            "uid": "nms-1",
+            "generation": version,
+            "resourceVersion": str(version),
+            "annotations": {names.SPEC_HASH_ANNOTATION: signature},
+        },
+        "spec": spec_to_json(modules),
+        "status": {"observedGeneration": -1, **status},
+    }
+
+
+def node_object(version: int) -> dict[str, Any]:
+    metadata = {"name": "a", "uid": "uid-a", "resourceVersion": str(version)}
+    return {"metadata": metadata, "status": {"nodeInfo": {"kernelVersion": KERNEL}}}
+
+
+class Replica:
+    """Both halves of a control plane over caches that a test fills; nothing runs."""
+
+    def __init__(self, directory: Path) -> None:
+        files = Certificates(directory).server()
+        settings = Settings(tls={"cert": files.cert, "key": files.key, "ca": files.ca})
+        clock, client, self.metrics = VirtualClock(), KubeCalls(), Metrics(version="1")
+        self.caches: Caches = caches(client, namespace="ns", clock=clock)
+        self.leading: Control = control(
+            client,
+            self.caches,
+            EventCalls(),
+            settings=settings,
+            metrics=self.metrics,
+            clock=clock,
+        )
+        self.serving: Serving = serving(
+            client, self.caches, World(), settings=settings, replica="r", clock=clock
+        )
+
+    def queued(self) -> set[str]:
+        """Return the controllers that have something to do."""
+        waiting = {c.name: c.queue.statistics() for c in self.leading.controllers}
+        return {name for name, found in waiting.items() if found.ready or found.delayed}
+
+    def session(self) -> Session:
+        greeting = Greeting(
+            instance="i",
+            boot_id="b",
+            kernel_version=KERNEL,
+            daemon_version="1",
+            journaled=Journaled(),
+            report=Report(sequence=0, uid="", observed_generation=0, modules=()),
+        )
+        return self.serving.sessions.open(
+            node="a", pod=pod_of("a"), greeting=greeting, connection=object()
+        )
+
+
+@pytest.fixture
+async def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path)
+
+
+async def test_changed_state_reaches_the_mailbox_of_its_session(replica: Replica) -> None:
+    session = replica.session()
+    replica.caches.states.observe(state_object(1, WANTED))
+    assert session.mailbox.target is not None
+    assert session.mailbox.target.modules == (WANTED,)
+    replica.caches.states.observe(state_object(2))
+    assert session.mailbox.target.generation == 2
+
+
+async def test_state_that_somebody_edited_is_planned_anew_and_never_pushed(
+    replica: Replica,
+) -> None:
+    session = replica.session()
+    replica.caches.states.observe(state_object(1, WANTED, edited=True))
+    assert session.mailbox.target is None
+    assert "node" in replica.queued()
+
+
+async def test_node_is_planned_and_labelled(replica: Replica) -> None:
+    replica.caches.nodes.observe(node_object(1))
+    assert replica.queued() == {"node", "label"}
+
+
+async def test_session_that_begins_sets_its_node_off_once(replica: Replica) -> None:
+    replica.leading.sessions_changed(frozenset("a"))
+    assert replica.queued() == {"node", "label", "connection"}
+    depth = replica.leading.controllers[0].queue.statistics
+    before = depth()
+    replica.leading.sessions_changed(frozenset("a"))
+    assert depth() == before
+
+
+async def test_digest_that_a_daemon_found_out_is_pinned(replica: Replica) -> None:
+    report = {
+        "namespace": WANTED.namespace,
+        "name": WANTED.name,
+        "uid": WANTED.uid,
+        "state": ModuleState.LOADED.value,
+        "inKernel": True,
+        "imageDigest": DIGEST,
+        "configHash": WANTED.config_hash,
+    }
+    told = state_object(2, UNRESOLVED, modules=[report], bootId="b")
+    told["status"]["observedGeneration"] = 2
+    pins: Pins = replica.leading.pins
+    replica.caches.states.observe(told)
+    assert pins(UNRESOLVED) == Pinned(DIGEST)
