@@ -24,6 +24,12 @@ class ModuleRef:
     namespace: str
     name: str
 
+    @classmethod
+    def parse(cls, text: str) -> "ModuleRef":
+        """Return the ref that prints as "namespace/name"."""
+        namespace, _, name = text.partition("/")
+        return cls(namespace, name)
+
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 

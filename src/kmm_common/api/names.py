@@ -93,6 +93,7 @@ class Event(StrEnum):
     MODULE_LOADED = "ModuleLoaded"
     MODULE_UNLOADED = "ModuleUnloaded"
     MODULE_FAILED = "ModuleFailed"
+    MODULE_UNREADABLE = "ModuleUnreadable"
     STATE_RESTORED = "StateRestored"
     SESSION_FLAPPING = "SessionFlapping"
     IDENTITY_REFUSED = "IdentityRefused"

@@ -1,9 +1,8 @@
 """The API server as plain JSON: kubernetes_asyncio's credentials and pool, none of its models."""
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,10 +121,15 @@ class KubeClient:
         )
 
     async def pages(
-        self, resource: Resource, *, namespace: str = "", label_selector: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        limit: int = PAGE,
     ) -> AsyncIterator[Object]:
-        """Yield the pages of a collection, each a list object."""
-        query: dict[str, str] = {"limit": str(PAGE)}
+        """Yield the pages of a collection, each a list object of at most `limit` items."""
+        query: dict[str, str] = {"limit": str(limit)}
         if label_selector:
             query["labelSelector"] = label_selector
         while True:
@@ -210,7 +214,7 @@ class KubeClient:
         inactivity: float,
         namespace: str = "",
         label_selector: str = "",
-    ) -> AsyncIterator[Object]:
+    ) -> AsyncGenerator[Object, None]:
         """Yield watch events until the server ends the stream or is silent for too long (s)."""
         query = {
             "watch": "1",
@@ -221,14 +225,11 @@ class KubeClient:
         if label_selector:
             query["labelSelector"] = label_selector
         request = _Request(verb="get", resource=resource, namespace=namespace, query=query)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS)
+        # sock_read also limits the wait for the answer: a connection of the pool may be dead.
+        timeout = aiohttp.ClientTimeout(total=None, connect=REQUEST_SECONDS, sock_read=inactivity)
         try:
             async with self._send(request, timeout) as response:
-                while True:
-                    async with asyncio.timeout(inactivity):
-                        line = await response.content.readline()
-                    if not line:
-                        return
+                async for line in response.content:
                     yield loads(line)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             text = f"watch {request.path}: {error!r}"

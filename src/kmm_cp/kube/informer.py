@@ -1,25 +1,37 @@
 """A cache of one collection, kept true by list and watch."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
-from kmm_common.errors import KmmError
+from kmm_common.errors import KmmError, TransientError
 from kmm_common.logs import log
-from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.client import PAGE, KubeClient, Object
 from kmm_cp.kube.errors import GoneError, UnavailableError
 from kmm_cp.kube.resources import Resource
+from kmm_cp.kube.store import Store
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INACTIVITY_SECONDS = 90.0
-"""The API server sends a bookmark about once a minute; longer silence is a dead connection."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How an informer reads and waits; times in seconds."""
+
+    page: int = PAGE
+    """Objects asked for at once."""
+    inactivity: float = 90.0
+    """The API server sends a bookmark about once a minute; longer silence is a dead connection."""
+    short: float = 1.0
+    """A watch that ends sooner was no watch: the next one waits as after a failure."""
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0, jitter=0.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,40 +40,14 @@ class Change(Generic[T]):
 
     key: str
     old: T | None
+    """None also for an object that could not be decoded before."""
     new: T | None
     fresh: bool
     """False for what a list brought: it may be long known."""
 
 
 Handler = Callable[[Change[T]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cached(Generic[T]):
-    version: str
-    value: T
-
-
-class Store(Mapping[str, T]):
-    """What the informer knows, by "name" or "namespace/name"."""
-
-    def __init__(self) -> None:
-        self._cached: dict[str, _Cached[T]] = {}
-
-    def __getitem__(self, key: str) -> T:
-        return self._cached[key].value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cached)
-
-    def __len__(self) -> int:
-        return len(self._cached)
-
-
-@dataclass(slots=True)
-class _Progress:
-    resource_version: str = ""
-    attempts: int = 0
+UnreadableHandler = Callable[[Object, Exception], None]
 
 
 class Informer(Generic[T]):
@@ -76,8 +62,7 @@ class Informer(Generic[T]):
         clock: Clock,
         namespace: str = "",
         label_selector: str = "",
-        backoff: Backoff | None = None,
-        inactivity: float = INACTIVITY_SECONDS,
+        pace: Pace | None = None,
     ) -> None:
         self.store: Store[T] = Store()
         self.synced = asyncio.Event()
@@ -87,66 +72,88 @@ class Informer(Generic[T]):
         self._decode = decode
         self._clock = clock
         self._where = {"namespace": namespace, "label_selector": label_selector}
-        self._backoff = backoff or Backoff(0.5, 30.0, jitter=0.5)
-        self._inactivity = inactivity
+        self._pace = pace or Pace()
         self._handlers: list[Handler[T]] = []
-        self._position = _Progress()
+        self._unreadable_handlers: list[UnreadableHandler] = []
+        self._position = ""
+        """resourceVersion up to which all is known; empty until a list is complete."""
+        self._failures = 0
+        self._answers: dict[str, int] = {}
+        """Versions by key that observe() brought while there was no position."""
 
     def add_handler(self, handler: Handler[T]) -> None:
         """Call the handler, synchronously, for every change from now on."""
         self._handlers.append(handler)
 
+    def add_unreadable_handler(self, handler: UnreadableHandler) -> None:
+        """Call the handler, synchronously, for every version that cannot be decoded, and why."""
+        self._unreadable_handlers.append(handler)
+
     async def run(self) -> None:
         """Keep the cache true, until cancelled."""
-        position = self._position
         while True:
             try:
-                if not position.resource_version:
-                    position.resource_version = await self._list()
+                if not self._position:
+                    self._position = await self._list()
                     self.synced.set()
-                await self._watch(position)
-            except GoneError:
-                position.resource_version = ""
-                await self._pause(position, "history is gone")
+                await self._watch()
+            except GoneError as error:
+                self._position = ""
+                await self._pause(error)
             except KmmError as error:
-                await self._pause(position, str(error))
+                await self._pause(error)
 
     def observe(self, written: Object) -> None:
         """Take in what a write of ours returned, before the watch brings it."""
+        version = int(written["metadata"]["resourceVersion"])
         # Where the watch is ahead of the answer it may have brought the object's end already.
-        passed = int(self._position.resource_version or 0)
-        if int(written["metadata"]["resourceVersion"]) > passed:
-            self._put(written, fresh=True)
+        if version <= int(self._position or 0):
+            return
+        if not self._position:
+            self._answers[_key(written)] = version
+        self._put(written, fresh=True)
 
     async def _list(self) -> str:
         """Replace the cache's content; return the version to watch from."""
+        self._answers.clear()
         seen: set[str] = set()
         version = ""
-        async for page in self._client.pages(self._resource, **self._where):
+        pages = self._client.pages(self._resource, limit=self._pace.page, **self._where)
+        async for page in pages:
             version = page["metadata"]["resourceVersion"]
             for item in page["items"]:
                 seen.add(_key(item))
-                self._put(item, fresh=False)
-        for key in set(self.store) - seen:
-            self._remove(key, fresh=False)
+                self._put_listed(item, version)
+        for key in set(self.store.versions) - seen:
+            if not self._overtaken(key, version):
+                self._remove(key, fresh=False)
         return version
 
-    async def _watch(self, position: _Progress) -> None:
+    def _put_listed(self, item: Object, list_version: str) -> None:
+        if not self._overtaken(_key(item), list_version):
+            self._put(item, fresh=False)
+
+    def _overtaken(self, key: str, list_version: str) -> bool:
+        """Tell whether we wrote an object after the moment that a list shows."""
+        return self._answers.get(key, 0) > int(list_version)
+
+    async def _watch(self) -> None:
         """Follow one watch to its end."""
+        began = self._clock.monotonic()
         events = self._client.watch(
             self._resource,
-            resource_version=position.resource_version,
-            inactivity=self._inactivity,
+            resource_version=self._position,
+            inactivity=self._pace.inactivity,
             **self._where,
         )
-        silent = True
-        async for event in events:
-            self._take(event, position)
-            position.attempts, silent = 0, False
-        if silent:
-            raise UnavailableError(f"watch {self.name}: ended without a word")
+        async with contextlib.aclosing(events):
+            async for event in events:
+                self._take(event)
+                self._failures = 0
+        if self._clock.monotonic() - began < self._pace.short:
+            raise UnavailableError(f"watch {self.name}: ended at once", reason="Unavailable")
 
-    def _take(self, event: Object, position: _Progress) -> None:
+    def _take(self, event: Object) -> None:
         content = event["object"]
         match event["type"]:
             case "ERROR":
@@ -154,38 +161,63 @@ class Informer(Generic[T]):
             case "BOOKMARK":
                 pass
             case "DELETED":
-                self._remove(_key(content), fresh=True)
+                self._delete(content)
             case _:
                 self._put(content, fresh=True)
-        position.resource_version = content["metadata"]["resourceVersion"]
+        self._position = content["metadata"]["resourceVersion"]
 
     def _put(self, content: Object, *, fresh: bool) -> None:
         key, version = _key(content), content["metadata"]["resourceVersion"]
-        cached = self.store._cached.get(key)
-        if cached is not None and _known(cached.version, version, fresh=fresh):
+        known = self.store.versions.get(key)
+        # A watch may bring what observe() has overtaken. A list is the truth even if its versions
+        # are lower: etcd may have been restored.
+        if known == version or (fresh and int(version) < int(known or 0)):
             return
         try:
             value = self._decode(content)
         except Exception as error:
-            log(logger, logging.ERROR, "object not understood", key=key, error=repr(error))
+            self._not_understood(content, error)
             return
-        self.store._cached[key] = _Cached(version, value)
-        self._tell(Change(key=key, old=cached.value if cached else None, new=value, fresh=fresh))
+        old = self.store.put(key, version, value)
+        self._changed(Change(key=key, old=old, new=value, fresh=fresh))
+
+    def _not_understood(self, content: Object, error: Exception) -> None:
+        key = _key(content)
+        self.store.mark_unreadable(key, content["metadata"]["resourceVersion"])
+        resource = self.name
+        log(
+            logger, logging.ERROR, "object unreadable", resource=resource, key=key, error=str(error)
+        )
+        self._tell(key, self._unreadable_handlers, content, error)
+
+    def _delete(self, content: Object) -> None:
+        """Take in the end of an object, unless observe() has brought its successor already."""
+        known = self.store.versions.get(_key(content), "0")
+        if int(content["metadata"]["resourceVersion"]) >= int(known):
+            self._remove(_key(content), fresh=True)
 
     def _remove(self, key: str, *, fresh: bool) -> None:
-        cached = self.store._cached.pop(key, None)
-        if cached is not None:
-            self._tell(Change(key=key, old=cached.value, new=None, fresh=fresh))
+        if key in self.store.versions:
+            self._changed(Change(key=key, old=self.store.drop(key), new=None, fresh=fresh))
 
-    def _tell(self, change: Change[T]) -> None:
-        for handler in self._handlers:
-            handler(change)
+    def _changed(self, change: Change[T]) -> None:
+        self._tell(change.key, self._handlers, change)
 
-    async def _pause(self, position: _Progress, why: str) -> None:
-        position.attempts += 1
-        delay = self._backoff.delay(position.attempts)
-        if position.attempts == 1:
-            log(logger, logging.WARNING, "watch interrupted", resource=self.name, error=why)
+    def _tell(self, key: str, handlers: Iterable[Callable[..., None]], *news: Any) -> None:
+        for handler in handlers:
+            # The cache has it already: no other handler may miss it because one is broken.
+            try:
+                handler(*news)
+            except Exception:
+                logger.exception("handler of %s crashed on %s", self.name, key)
+
+    async def _pause(self, error: KmmError) -> None:
+        self._failures += 1
+        asked = error.retry_after if isinstance(error, TransientError) else None
+        delay = max(self._pace.backoff.delay(self._failures), asked or 0.0)
+        if self._failures == 1:
+            text = str(error)
+            log(logger, logging.WARNING, "watch interrupted", resource=self.name, error=text)
         await self._clock.sleep(delay)
 
 
@@ -193,15 +225,6 @@ def _key(content: Mapping[str, Any]) -> str:
     metadata = content["metadata"]
     namespace = metadata.get("namespace", "")
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
-
-
-def _known(cached: str, version: str, *, fresh: bool) -> bool:
-    """Tell whether an object is no news.
-
-    A watch may bring what observe() has overtaken. A list is the truth even if its versions are
-    lower: etcd may have been restored.
-    """
-    return cached == version or (fresh and int(version) < int(cached))
 
 
 def _watch_error(name: str, status: Mapping[str, Any]) -> KmmError:

@@ -1,6 +1,6 @@
 """The whole desired state of one node."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ from kmm_cp.policy.values import Node, NodeState
 
 _UNBORN = datetime.max.replace(tzinfo=UTC)
 """Creation of a Module that is in no cluster: `kmm plan` of a file."""
+_OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +59,51 @@ def plan_node(
     state: NodeState | None,
     digests: Digests,
     now: datetime,
+    unreadable: Collection[ModuleRef] = (),
 ) -> NodePlan:
     """Plan a node from all Modules there are; `node` has its taints timed.
 
     A Module of which nothing new can be said (registry asked, template invalid, other version
     ordered) keeps the entry that it has. Without a NodeModulesState there is none to keep: if
     such a Module may be on the node, nothing is planned, since a first spec without it unloads.
-    The same goes for a NodeModulesState that somebody edited: nothing in its spec is kept.
+    The same goes for a NodeModulesState that somebody edited: nothing in its spec is kept. An
+    `unreadable` Module, of which nothing at all can be said, keeps its entry too.
     """
     if not node.kernel_version:
         return NodePlan(modules=None)
     unwritten = state is None or not state.intact
     if state is not None and not state.intact:
         state = replace(state, modules=())
-    ordered = sorted(modules, key=lambda module: module.ref)
+    readable = (module for module in modules if module.ref not in unreadable)
+    ordered = sorted(readable, key=lambda module: module.ref)
     decisions = [_decision(module, node, state, digests, now) for module in ordered]
-    undecided = unwritten and any(decision.undecided for decision in decisions)
+    undecided = unwritten and (
+        any(decision.undecided for decision in decisions)
+        or any(on_node(ref, node, state) for ref in unreadable)
+    )
     ends = [decision.until for decision in decisions if decision.until]
     return NodePlan(
-        modules=None if undecided else _entries(decisions, node, state),
+        modules=None if undecided else _entries(decisions, node, state, unreadable),
         unplanned=tuple(each.unplanned for each in decisions if each.unplanned),
         requeue_after=(min(ends) - now).total_seconds() if ends else None,
     )
 
 
 def _entries(
-    decisions: Sequence[_Decision], node: Node, state: NodeState | None
+    decisions: Sequence[_Decision],
+    node: Node,
+    state: NodeState | None,
+    unreadable: Collection[ModuleRef],
 ) -> tuple[DesiredModule, ...]:
-    created = {d.module.ref: d.module.metadata.creation_timestamp or _UNBORN for d in decisions}
+    had = state.modules if state else ()
+    blind = [entry for entry in had if entry.ref in unreadable]
+    created = {
+        **{d.module.ref: d.module.metadata.creation_timestamp or _UNBORN for d in decisions},
+        # Nobody knows how old it is: it wins or stands back as it did.
+        **{entry.ref: _UNBORN if entry.conflicts_with else _OLDEST for entry in blind},
+    }
     entries = (decision.entry for decision in decisions if decision.entry)
-    return with_conflicts(entries, created, _in_kernel(node, state))
+    return with_conflicts((*entries, *blind), created, _in_kernel(node, state))
 
 
 def _in_kernel(node: Node, state: NodeState | None) -> frozenset[ModuleRef]:

@@ -1,7 +1,7 @@
 """Writes the desired state of one node: the only writer of NodeModulesState.spec."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from kmm_common.api import names
 from kmm_common.api.module import Module
 from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
 from kmm_common.clock import Clock
-from kmm_common.desired import DesiredModule
+from kmm_common.desired import DesiredModule, ModuleRef
 from kmm_common.logs import Fact, log
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.resources import NODE_MODULES_STATES
@@ -28,6 +28,8 @@ class NodeReconciler:
 
     client: KubeClient
     modules: Mapping[str, Module]
+    unreadable: Collection[str]
+    """Keys of the Modules that are there, but cannot be decoded."""
     nodes: Mapping[str, Node]
     states: Mapping[str, NodeState]
     digests: Digests
@@ -42,7 +44,14 @@ class NodeReconciler:
         if node is None or node.deleting:
             return DONE
         state = self.states.get(name)
-        plan = plan_node(node, self.modules.values(), state, self.digests, self.clock.now())
+        plan = plan_node(
+            node,
+            self.modules.values(),
+            state,
+            self.digests,
+            self.clock.now(),
+            unreadable={ModuleRef.parse(key) for key in self.unreadable},
+        )
         if plan.modules is not None:
             await self._write(node, state, plan.modules)
         return Result(requeue_after=plan.requeue_after)

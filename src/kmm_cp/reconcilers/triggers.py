@@ -8,6 +8,7 @@ from kmm_common.api.module import Module
 from kmm_common.desired import ModuleRef
 from kmm_cp.kube.informer import Change
 from kmm_cp.policy.digests import ImageKey
+from kmm_cp.policy.eligibility import on_node
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.reconcilers.live import Listed, flipped
 from kmm_cp.runtime.queue import Priority, Queue
@@ -92,8 +93,7 @@ class Triggers:
         versions = [module for module in (change.old, change.new) if module is not None]
         if any(selects(module.spec.selector, node.labels) for module in versions):
             return True
-        state = self.states.get(node.name)
-        return state is not None and state.entry(versions[0].ref) is not None
+        return on_node(ModuleRef.parse(change.key), node, self.states.get(node.name))
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kmm_common.api.names import Event
 from kmm_common.clock import Clock
 from kmm_cp.images.pins import Pins
 from kmm_cp.images.resolver import DigestResolver
-from kmm_cp.kube.client import KubeClient
-from kmm_cp.kube.events import EventRecorder
+from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.informer import Change
 from kmm_cp.policy.digests import known_digests
 from kmm_cp.policy.module_status import Rules
@@ -94,6 +95,7 @@ def control(
         metrics.watch_controller(controller)
     triggers = _triggers(controllers, caches)
     _listen(caches, triggers, pins)
+    _tell_unreadable(caches, events)
     return Control(
         controllers=list(controllers.values()),
         pins=pins,
@@ -115,6 +117,7 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             **shared,
             **views,
             modules=modules,
+            unreadable=modules.unreadable,
             digests=parts.pins,
             live=parts.live,
             observe=caches.states.observe,
@@ -185,3 +188,14 @@ def _listen(caches: Caches, triggers: Triggers, pins: Pins) -> None:
             pins.adopt(known_digests([change.new]))
 
     caches.states.add_handler(adopt)
+
+
+def _tell_unreadable(caches: Caches, events: EventRecorder) -> None:
+    def tell(module: Object, error: Exception) -> None:
+        metadata = module["metadata"]
+        regarding = Regarding.module(metadata["namespace"], metadata["name"], metadata["uid"])
+        why = " ".join(str(error).split())
+        text = f"Nodes keep what they have of this Module until it is corrected: {why}"
+        events.warning(regarding, Event.MODULE_UNREADABLE, text)
+
+    caches.modules.add_unreadable_handler(tell)

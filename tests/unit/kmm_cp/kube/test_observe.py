@@ -29,13 +29,13 @@ async def test_answer_that_the_watch_has_overtaken_does_not_bring_an_object_back
     informer: Informer[dict],
 ) -> None:
     for each in (event("ADDED", 5), event("MODIFIED", 7), event("DELETED", 8)):
-        informer._take(each, informer._position)
+        informer._take(each)
     informer.observe(written(7))
     assert dict(informer.store) == {}
 
 
 async def test_older_event_does_not_undo_an_answer(informer: Informer[dict]) -> None:
-    informer._take(event("ADDED", 5), informer._position)
+    informer._take(event("ADDED", 5))
     informer.observe(written(9, seen="answer"))
-    informer._take(event("MODIFIED", 8), informer._position)
+    informer._take(event("MODIFIED", 8))
     assert informer.store["ns/m"]["seen"] == "answer"

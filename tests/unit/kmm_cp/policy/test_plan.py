@@ -356,3 +356,31 @@ def test_entries_are_for_the_node_s_kernel_unless_kept(modules, on, nms, answers
     kept = {each.ref for each in plan.unplanned if each.kept}
     for each in plan.modules or ():
         assert each.ref in kept or each.kernel_version == KERNEL
+
+
+def unread(*modules, on=None, nms=None):
+    return plan_node(on or node(), modules, nms, pinned, NOW, unreadable={SIMPLE})
+
+
+def test_an_unreadable_module_keeps_the_entry_that_the_node_has():
+    had = replace(entry(), image="example.test/older:1")
+    assert unread(nms=state(had)).modules == (had,)
+    assert unread(module(), nms=state(had)).modules == (had,)
+
+
+def test_an_unreadable_module_is_new_on_no_node():
+    assert unread(module(), nms=state()).modules == ()
+
+
+@pytest.mark.parametrize("nms", [None, replace(state(), intact=False)], ids=["none", "edited"])
+def test_nothing_is_planned_where_an_unreadable_module_may_be_on_a_node_without_a_state(nms):
+    assert unread(on=node(labels=READY), nms=nms).modules is None
+    assert unread(nms=nms).modules == ()
+
+
+@pytest.mark.parametrize("winner", ["", "default/twin"])
+def test_an_unreadable_module_wins_or_stands_back_as_it_did(winner):
+    twin = module("twin", modprobe={"moduleName": "simple"})
+    had = replace(entry(), conflicts_with=winner)
+    first, second = unread(twin, nms=state(had)).modules
+    assert (first, second.conflicts_with) == (had, "" if winner else "default/simple")

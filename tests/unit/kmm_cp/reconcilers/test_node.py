@@ -50,11 +50,13 @@ class World:
     live: bool = False
     client: KubeCalls = field(default_factory=KubeCalls)
     observed: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: set[str] = field(default_factory=set)
 
     def reconciler(self) -> NodeReconciler:
         return NodeReconciler(
             client=self.client,
             modules={str(each.ref): each for each in self.modules},
+            unreadable=self.unreadable,
             nodes={"node-1": self.node} if self.node else {},
             states={"node-1": self.state} if self.state else {},
             digests=self.digests,
@@ -79,6 +81,7 @@ class World:
         (World(state=persisted(WANTED), digests=pending), ""),
         (World(state=persisted()), "replace"),
         (World(state=persisted(WANTED), modules=()), "replace"),
+        (World(state=persisted(WANTED), modules=(), unreadable={"default/simple"}), ""),
         (World(state=persisted(WANTED, intact=False)), "replace"),
         (World(state=persisted(WANTED, owner_uid="of an earlier node")), "replace"),
     ],
@@ -95,6 +98,7 @@ class World:
         "planned before, registry has not answered",
         "a Module is new",
         "a Module is gone",
+        "a Module cannot be read",
         "somebody edited it",
         "node was made anew",
     ],

@@ -92,6 +92,12 @@ def test_module_plans_a_node_that_has_it_though_no_selector_matches() -> None:
     assert world.set_off()["node"] == {"a", "b"}
 
 
+def test_module_that_went_before_it_could_be_read_plans_the_nodes_that_have_it() -> None:
+    world = World(states=(state(WANTED, name="b"),))
+    world.triggers.module_changed(change(KEY, None, None))
+    assert world.set_off()["node"] == {"b"}
+
+
 def test_status_of_a_module_is_written_after_a_pause_only() -> None:
     world = World()
     world.triggers.module_changed(change(KEY, None, module()))
