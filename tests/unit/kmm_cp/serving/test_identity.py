@@ -8,7 +8,7 @@ from kmm_cp.serving.identity import (
     UnknownPodError,
     node_of,
 )
-from kmm_cp.serving.ports import PodFacts
+from kmm_cp.serving.ports import PodFacts, Refusal
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT, pod_of
 from support.serving import World, facts
@@ -29,24 +29,28 @@ def test_pod_speaks_for_the_node_it_is_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "known"),
+    ("peer", "known", "refusal"),
     [
-        (identity(namespace="default"), facts("a")),
-        (identity(service_account="default"), facts("a", service_account="default")),
-        (identity(uid="former"), facts("a")),
-        (IDENTITY, facts("a", service_account="default")),
-        (IDENTITY, facts("a", owner="")),
-        (IDENTITY, facts("a", owner="DaemonSet/other")),
-        (IDENTITY, facts("a", deleting=True)),
-        (identity(namespace="default"), None),
+        (identity(namespace="default"), facts("a"), Refusal.NOT_A_DAEMON),
+        (
+            identity(service_account="default"),
+            facts("a", service_account="default"),
+            Refusal.NOT_A_DAEMON,
+        ),
+        (identity(uid="former"), facts("a"), Refusal.EARLIER_POD),
+        (IDENTITY, facts("a", service_account="default"), Refusal.OTHER_SERVICE_ACCOUNT),
+        (IDENTITY, facts("a", owner=""), Refusal.OTHER_OWNER),
+        (IDENTITY, facts("a", owner="DaemonSet/other"), Refusal.OTHER_OWNER),
+        (IDENTITY, facts("a", deleting=True), Refusal.POD_DELETING),
+        (identity(namespace="default"), None, Refusal.NOT_A_DAEMON),
     ],
 )
 def test_pod_that_is_no_daemon_speaks_for_no_node(
-    peer: PodIdentity, known: PodFacts | None
+    peer: PodIdentity, known: PodFacts | None, refusal: Refusal
 ) -> None:
     with pytest.raises(NodeIdentityError) as caught:
         node_of(peer, known, DAEMONS)
-    assert caught.value.reason == "IdentityRefused"
+    assert (caught.value.reason, caught.value.refusal) == ("IdentityRefused", refusal)
 
 
 @pytest.mark.parametrize("known", [None, facts("a", scheduled="")])
@@ -71,6 +75,32 @@ def test_refusals_are_told_and_waiting_is_not() -> None:
     for shown in (certificate, {}, None):
         with pytest.raises(NodeIdentityError):
             identities.identify(shown)
-    assert len(world.refusals) == 3
+    assert world.refusals == [Refusal.POD_DELETING, Refusal.NO_POD, Refusal.NO_POD]
     world.pods[IDENTITY.name] = facts("a")
     assert identities.identify(certificate) == (IDENTITY, "a")
+
+
+@pytest.mark.parametrize(
+    ("known", "valid", "refusal"),
+    [
+        (facts("a"), 60.0, None),
+        (facts("a"), 0.0, Refusal.CERTIFICATE_EXPIRED),
+        (facts("a", scheduled="b"), 60.0, Refusal.POD_MOVED),
+        (facts("a", uid="another"), 60.0, Refusal.EARLIER_POD),
+        (facts("a", deleting=True), 60.0, Refusal.POD_DELETING),
+    ],
+    ids=["as before", "expired", "moved", "made anew", "deleted"],
+)
+def test_session_is_confirmed_as_long_as_its_pod_speaks_for_its_node(
+    known: PodFacts, valid: float, refusal: Refusal | None
+) -> None:
+    world = World()
+    world.pods[IDENTITY.name] = known
+    identities = Identities(pods=world, daemons=DAEMONS, trust_domain=TRUST_DOMAIN, observer=world)
+    if refusal is None:
+        identities.confirm(IDENTITY, "a", valid=valid)
+        assert world.refusals == []
+        return
+    with pytest.raises(NodeIdentityError):
+        identities.confirm(IDENTITY, "a", valid=valid)
+    assert world.refusals == [refusal]
