@@ -9,6 +9,7 @@ from kmm_common.tls import TlsFiles, pod_uri
 from kmm_common.wire import convert
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving.sender import Claim
+from kmm_cp.serving.updates import Kind
 from kmm_daemon.link.channel import LinkChannel
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import pod_of
@@ -94,6 +95,7 @@ async def test_change_comes_as_a_diff(replica: Serving) -> None:
         assert [convert.desired_from_message(one) for one in update.upserts] == [TWO_CHANGED]
         assert [convert.ref_from_message(one) for one in update.removals] == [ONE.ref]
         await stream.cancel()
+    assert replica.world.sent_kinds == [Kind.SNAPSHOT, Kind.DIFF]
 
 
 async def test_nothing_is_said_while_there_is_no_desired_state(replica: Serving) -> None:
