@@ -91,12 +91,18 @@ class _Rule:
     fault: Fault
     verbs: frozenset[str]
     resource: str
+    name: str
     query: str
     left: int | None
 
     def takes(self, call: Call) -> bool:
-        wanted = call.verb in self.verbs and self.resource in ("", call.resource)
-        return wanted and self.left != 0 and (not self.query or self.query in call.query)
+        return (
+            self.left != 0
+            and call.verb in self.verbs
+            and self.resource in ("", call.resource)
+            and self.name in ("", call.name)
+            and (not self.query or self.query in call.query)
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,12 +155,18 @@ class FaultProxy:
         fault: Fault,
         *verbs: str,
         resource: str = "",
+        name: str = "",
         query: str = "",
         times: int | None = None,
     ) -> None:
         """Break the next `times` requests of these verbs (None: all), with a query parameter."""
         rule = _Rule(
-            fault=fault, verbs=frozenset(verbs), resource=resource, query=query, left=times
+            fault=fault,
+            verbs=frozenset(verbs),
+            resource=resource,
+            name=name,
+            query=query,
+            left=times,
         )
         self._rules.append(rule)
 
