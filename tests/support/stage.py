@@ -60,6 +60,11 @@ class Stage:
         facts = (line for log in self.sandbox.daemon_logs(node) for line in history.facts(log))
         return [(line["step"], line["ref"]) for line in facts if line["msg"] == "step started"]
 
+    def daemon_starts(self, node: str) -> int:
+        """Return how often a node's daemon has started."""
+        logs = (log.read_text() for log in self.sandbox.daemon_logs(node))
+        return sum(log.count('"msg": "daemon started"') for log in logs)
+
     def labels(self, node: str) -> dict[str, str]:
         """Return the labels of a Node."""
         labels: dict[str, str] = self.sandbox.api.get(f"{NODES}/{node}")["metadata"]["labels"]

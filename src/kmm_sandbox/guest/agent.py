@@ -25,7 +25,7 @@ Child = subprocess.Popen[bytes]
 
 TICK_SECONDS = 0.05
 HEARTBEAT_SECONDS = 1.0
-RESTART_SECONDS = (0.5, 1, 2, 5)
+RESTART_SECONDS = (0.5, 1, 2)
 STEADY_SECONDS = 10.0
 """A daemon that ran this long is restarted without delay growing."""
 STOP_SECONDS = 5.0
