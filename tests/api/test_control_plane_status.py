@@ -75,6 +75,12 @@ async def test_failure_on_nodes_is_one_event_on_the_module_and_no_second_after_a
     assert message.startswith("UnknownSymbol on ")
     assert "Unknown symbol foo" in message
     await eventually(lambda: _failures(fleet), lambda rows: [row["nodes"] for row in rows] == [3])
+    described = await asyncio.to_thread(
+        fleet.control_plane.cluster.kubectl, "describe", "module", "m", "-n", fleet.name
+    )
+    events = described.partition("Events:")[2]
+    assert "Warning" in events
+    assert message in events
     await asyncio.to_thread(fleet.control_plane.restart)
     await fleet.reconciled()
     assert await fleet.events(fleet.name, "m") == {(reason, message): 1}
