@@ -40,6 +40,11 @@ def log(logger: logging.Logger, level: int, message: str, **fields: Any) -> None
     logger.log(level, message, extra={_FIELDS: fields})
 
 
+def log_crash(logger: logging.Logger, message: str, **fields: Any) -> None:
+    """Log the exception that is being handled, with its traceback, as an error of ours."""
+    logger.exception(message, extra={_FIELDS: fields})
+
+
 def configure(*, as_json: bool, level: int = logging.INFO, stream: TextIO = sys.stderr) -> None:
     """Send the process's logs to a stream, as JSON lines or as text for people."""
     handler = logging.StreamHandler(stream)

@@ -59,13 +59,22 @@ class KmmCp:
 
     def start(self) -> None:
         """Start it and wait until its caches are synced."""
+        self.launch()
+        wait_until(self.is_ready, seconds=START_SECONDS, what="kmm-cp's /readyz")
+
+    def launch(self) -> None:
+        """Start it; do not wait."""
         config = self.directory / "kmm-cp.yaml"
         config.write_text(yaml.safe_dump(self.settings))
         argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(config)]
         launcher = Launcher(logs=self.directory, leashed=True)
         starting = self._starter.submit(launcher.start, "kmm-cp", argv, log=self.log)
         self.process = starting.result(START_SECONDS)
-        wait_until(self._ready, seconds=START_SECONDS, what="kmm-cp's /readyz")
+
+    def ask_to_stop(self) -> None:
+        """Send what Kubernetes sends first; do not wait."""
+        assert self.process is not None
+        self.process.signal(signal.SIGTERM)
 
     def stop(self) -> int:
         """End it as Kubernetes does; return the exit code."""
@@ -121,7 +130,8 @@ class KmmCp:
                 counts[found["controller"]] += int(float(found["count"]))
         return counts
 
-    def _ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Tell whether /readyz says that its caches are synced."""
         assert self.process is not None
         self.process.require_alive()
         try:

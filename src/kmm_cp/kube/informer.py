@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.errors import KmmError, TransientError
-from kmm_common.logs import log
+from kmm_common.logs import log, log_crash
 from kmm_cp.kube.client import PAGE, KubeClient, Object
 from kmm_cp.kube.errors import GoneError, UnavailableError
 from kmm_cp.kube.resources import Resource
@@ -209,7 +209,7 @@ class Informer(Generic[T]):
             try:
                 handler(*news)
             except Exception:
-                logger.exception("handler of %s crashed on %s", self.name, key)
+                log_crash(logger, "handler crashed", resource=self.name, key=key)
 
     async def _pause(self, error: KmmError) -> None:
         self._failures += 1

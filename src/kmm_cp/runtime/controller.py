@@ -10,7 +10,8 @@ from typing import Generic, Protocol, TypeVar
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.errors import TerminalError, TransientError
-from kmm_common.logs import log
+from kmm_common.logs import log, log_crash
+from kmm_cp.runtime.cancellation import being_cancelled
 from kmm_cp.runtime.queue import ClosedError, Queue
 
 logger = logging.getLogger(__name__)
@@ -112,14 +113,20 @@ class Controller(Generic[K]):
         except TimeoutError as error:
             self._failed(logging.ERROR, key, error, self.queue.retry(key))
             return Outcome.TRANSIENT
-        except Exception:
-            delay = self.queue.retry(key)
-            logger.exception("reconcile of %s %s crashed", self.name, key)
-            return Outcome.CRASH
+        except (Exception, asyncio.CancelledError):
+            if being_cancelled():
+                raise
+            return self._crashed(key)
         self.queue.forget(key)
         if result.requeue_after is not None:
             self.queue.add_after(key, result.requeue_after)
         return Outcome.DONE
+
+    def _crashed(self, key: K) -> Outcome:
+        delay = self.queue.retry(key)
+        fields = {"controller": self.name, "key": str(key), "retry_in": delay}
+        log_crash(logger, "reconcile crashed", **fields)
+        return Outcome.CRASH
 
     def _failed(self, level: int, key: K, error: Exception, delay: float | None) -> None:
         fields = {"controller": self.name, "key": str(key), "error": str(error) or repr(error)}

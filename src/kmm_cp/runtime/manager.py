@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
-from kmm_common.logs import log
+from kmm_common.logs import log, log_crash
+from kmm_cp.runtime.cancellation import being_cancelled
 from kmm_cp.runtime.controller import Controller
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 4.0
+STEADY_SECONDS = 60.0
 
 
 class Service(Protocol):
@@ -92,13 +94,18 @@ class Manager:
             task.cancel()
 
     async def _kept_up(self, service: Service) -> None:
-        """Run a service again after it broke."""
+        """Run a service again after it broke; one that ran for long breaks for the first time."""
         attempt = 0
         while True:
+            began = self._clock.monotonic()
             try:
                 await service.run()
                 return
-            except Exception:
-                attempt += 1
-                logger.exception("service %s crashed", service.name)
-            await self._clock.sleep(self._backoff.delay(attempt))
+            except (Exception, asyncio.CancelledError):
+                if being_cancelled():
+                    raise
+                ran = self._clock.monotonic() - began
+                attempt = 1 if ran > STEADY_SECONDS else attempt + 1
+                delay = self._backoff.delay(attempt)
+                log_crash(logger, "service crashed", service=service.name, retry_in=delay)
+            await self._clock.sleep(delay)

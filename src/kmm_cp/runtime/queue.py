@@ -14,6 +14,10 @@ from kmm_common.clock import Clock
 K = TypeVar("K", bound=Hashable)
 
 
+_OVERTAKEN = 64
+"""So many timers may be out of date before they are swept up."""
+
+
 class Priority(IntEnum):
     """Lower is handed out first."""
 
@@ -56,10 +60,10 @@ class Queue(Generic[K]):
         """Hand the key out as soon as a worker is free; again if it is in progress now."""
         if self._closed:
             return
+        self._due.pop(key, None)
         if key in self._in_progress:
             self._dirty[key] = min(priority, self._dirty.get(key, priority))
             return
-        self._due.pop(key, None)
         self._put(key, priority)
         self._wake.set()
 
@@ -69,9 +73,7 @@ class Queue(Generic[K]):
             return
         due = self._clock.monotonic() + seconds
         if due < self._due.get(key, math.inf):
-            self._due[key] = due
-            self._timer_number += 1
-            heapq.heappush(self._timers, (due, self._timer_number, key))
+            self._set_timer(key, due)
             self._wake.set()
 
     async def get(self) -> K:
@@ -117,21 +119,25 @@ class Queue(Generic[K]):
         return Statistics(ready=ready, delayed=len(self._due), in_progress=len(self._in_progress))
 
     def _put(self, key: K, priority: Priority) -> None:
-        if priority is Priority.RESYNC and key in self._ready[Priority.FRESH]:
+        if any(key in self._ready[other] for other in Priority if other <= priority):
             return
         self._ready[Priority.RESYNC].pop(key, None)
-        self._ready[priority].setdefault(key)
+        self._ready[priority][key] = None
+
+    def _set_timer(self, key: K, due: float) -> None:
+        self._due[key] = due
+        self._timer_number += 1
+        heapq.heappush(self._timers, (due, self._timer_number, key))
+        if len(self._timers) > 2 * len(self._due) + _OVERTAKEN:
+            self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[0]]
+            heapq.heapify(self._timers)
 
     def _promote(self) -> None:
         """Make ready what is due; a key in progress is added again when its turn ends."""
         now = self._clock.monotonic()
         while (due := self._next_due()) is not None and due <= now:
             _, _, key = heapq.heappop(self._timers)
-            del self._due[key]
-            if key in self._in_progress:
-                self._dirty.setdefault(key, Priority.FRESH)
-            else:
-                self._put(key, Priority.FRESH)
+            self.add(key)
 
     def _next_due(self) -> float | None:
         while self._timers:
