@@ -1,6 +1,7 @@
 """What Prometheus sees of the control plane; no label grows with nodes or Modules."""
 
 from collections.abc import Callable, Sized
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -19,37 +20,26 @@ class Metrics:
 
     def __init__(self, *, version: str) -> None:
         self._registry = registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         build = Info("kmm_cp_build", "The program that runs.", registry=registry)
         build.info({"version": version})
-        self._modules = Gauge("kmm_module_num", "Modules in the cluster.", registry=registry)
-        self._sessions = Gauge(
-            "kmm_cp_sessions", "Nodes that have a session with this replica.", registry=registry
-        )
-        self._updates = Counter(
-            "kmm_cp_updates", "Updates sent to daemons by kind.", ["kind"], registry=registry
-        )
-        self._refused = Counter(
+        self._modules = gauge("kmm_module_num", "Modules in the cluster.")
+        self._sessions = gauge("kmm_cp_sessions", "Nodes that have a session with this replica.")
+        self._updates = counter("kmm_cp_updates", "Updates sent to daemons by kind.", ["kind"])
+        self._refused = counter(
             "kmm_cp_refused_peers",
             "Peers with a certificate, but no right to be a node's daemon.",
             ["reason"],
-            registry=registry,
         )
-        self._flapping = Counter(
+        self._flapping = counter(
             "kmm_cp_sessions_flapping",
             "Times that several daemons took a node's session from each other.",
-            registry=registry,
         )
-        self._writes = Counter(
-            "kmm_cp_api_writes",
-            "Writes to the API server by answer.",
-            ["resource", "verb", "code"],
-            registry=registry,
+        self._writes = counter(
+            "kmm_cp_api_writes", "Writes to the API server by answer.", ["resource", "verb", "code"]
         )
-        self._reconciles = Counter(
-            "kmm_cp_reconciles",
-            "Reconciles by result.",
-            ["controller", "result"],
-            registry=registry,
+        self._reconciles = counter(
+            "kmm_cp_reconciles", "Reconciles by result.", ["controller", "result"]
         )
         self._durations = Histogram(
             "kmm_cp_reconcile_duration_seconds",
@@ -58,9 +48,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._depth = Gauge(
-            "kmm_cp_queue_depth", "Keys waiting for a worker.", ["controller"], registry=registry
-        )
+        self._depth = gauge("kmm_cp_queue_depth", "Keys waiting for a worker.", ["controller"])
         for kind in Kind:
             self._updates.labels(kind.value)
         for refusal in Refusal:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from kmm_common.clock import SystemClock
@@ -52,7 +53,41 @@ async def run(settings: Settings) -> None:
         await client.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What is started, and what has last words."""
+
+    manager: Manager
+    served: Serving
+    events: EventRecorder
+
+
 async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None:
+    parts = _wired(client, settings, metrics)
+    monitoring = MonitoringServer(
+        settings.metrics_listen, exposition=metrics.exposition, ready=parts.manager.synced.is_set
+    )
+    await monitoring.start()
+    try:
+        with listening("listen", settings.listen):
+            await parts.served.listener.start()
+        await _until_stopped(parts)
+    finally:
+        await monitoring.stop()
+
+
+async def _until_stopped(parts: _Parts) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(parts.manager.run(), name="manager")
+        log(logger, logging.INFO, "control plane started")
+        await told_to_stop([running])
+        log(logger, logging.INFO, "control plane stops")
+        await _wind_down(parts.served, parts.events)
+        parts.manager.stop()
+
+
+def _wired(client: KubeClient, settings: Settings, metrics: Metrics) -> _Parts:
+    """Build everything; nothing runs yet."""
     clock = SystemClock()
     caches = build_caches(client, namespace=settings.namespace, clock=clock)
     events = EventRecorder(client, component=COMPONENT, clock=clock)
@@ -70,9 +105,9 @@ async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None
     replica = settings.replica or socket.gethostname()
     served = serving(client, caches, observer, settings=settings, replica=replica, clock=clock)
     sessions = served.sessions
+    sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     metrics.watch_modules(caches.modules.store)
     metrics.watch_sessions(sessions.nodes)
-    sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     manager = Manager(
         caches=caches.all(),
         services=_services(leading, served, events),
@@ -80,22 +115,7 @@ async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None
         clock=clock,
         before_controllers=leading.adopt_digests,
     )
-    monitoring = MonitoringServer(
-        settings.metrics_listen, exposition=metrics.exposition, ready=manager.synced.is_set
-    )
-    await monitoring.start()
-    try:
-        with listening("listen", settings.listen):
-            await served.listener.start()
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(manager.run(), name="manager")
-            log(logger, logging.INFO, "control plane started")
-            await told_to_stop([running])
-            log(logger, logging.INFO, "control plane stops")
-            await _wind_down(served, events)
-            manager.stop()
-    finally:
-        await monitoring.stop()
+    return _Parts(manager=manager, served=served, events=events)
 
 
 def _services(leading: Control, served: Serving, events: EventRecorder) -> list[_Named]:
