@@ -12,7 +12,7 @@ from kmm_common.clock import Clock
 from kmm_common.errors import KmmError, TransientError
 from kmm_common.logs import log, log_crash
 from kmm_cp.kube.client import PAGE, KubeClient, Object
-from kmm_cp.kube.errors import GoneError, UnavailableError
+from kmm_cp.kube.errors import GoneError, UnavailableError, from_answer
 from kmm_cp.kube.resources import Resource
 from kmm_cp.kube.store import Store
 
@@ -228,7 +228,6 @@ def _key(content: Mapping[str, Any]) -> str:
 
 
 def _watch_error(name: str, status: Mapping[str, Any]) -> KmmError:
-    text = f"watch {name}: {status.get('message', '')}"
-    if status.get("code") == 410:
-        return GoneError(text, reason="Expired")
-    return UnavailableError(text, reason="Unavailable")
+    """Return what a server says instead of an event."""
+    wait = (status.get("details") or {}).get("retryAfterSeconds")
+    return from_answer(f"watch {name}", status.get("code") or 500, status, wait)

@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -46,8 +45,8 @@ class Queue(Generic[K]):
         self._backoff = backoff or Backoff(0.005, 300.0)
         # Insertion order is the order within a priority.
         self._ready: dict[Priority, dict[K, None]] = {priority: {} for priority in Priority}
-        self._due: dict[K, float] = {}
-        # May hold entries that _due has overtaken; those are skipped.
+        self._due: dict[K, tuple[float, int]] = {}
+        # By moment and number; may hold timers that _due has overtaken, which are skipped.
         self._timers: list[tuple[float, int, K]] = []
         self._timer_number = 0
         self._in_progress: set[K] = set()
@@ -72,7 +71,7 @@ class Queue(Generic[K]):
         if self._closed or any(key in keys for keys in self._ready.values()):
             return
         due = self._clock.monotonic() + seconds
-        if due < self._due.get(key, math.inf):
+        if key not in self._due or due < self._due[key][0]:
             self._set_timer(key, due)
             self._wake.set()
 
@@ -125,11 +124,11 @@ class Queue(Generic[K]):
         self._ready[priority][key] = None
 
     def _set_timer(self, key: K, due: float) -> None:
-        self._due[key] = due
         self._timer_number += 1
+        self._due[key] = due, self._timer_number
         heapq.heappush(self._timers, (due, self._timer_number, key))
         if len(self._timers) > 2 * len(self._due) + _OVERTAKEN:
-            self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[0]]
+            self._timers = [timer for timer in self._timers if self._counts(timer)]
             heapq.heapify(self._timers)
 
     def _promote(self) -> None:
@@ -141,11 +140,14 @@ class Queue(Generic[K]):
 
     def _next_due(self) -> float | None:
         while self._timers:
-            due, _, key = self._timers[0]
-            if self._due.get(key) == due:
-                return due
+            if self._counts(self._timers[0]):
+                return self._timers[0][0]
             heapq.heappop(self._timers)
         return None
+
+    def _counts(self, timer: tuple[float, int, K]) -> bool:
+        due, number, key = timer
+        return self._due.get(key) == (due, number)
 
     async def _wait(self) -> None:
         """Wait for an add, or for the earliest key that is due."""

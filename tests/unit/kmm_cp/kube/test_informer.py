@@ -1,0 +1,338 @@
+"""What a cache holds and tells, and how long it waits, whatever comes in which order."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kmm_common.backoff import Backoff
+from kmm_common.errors import KmmError
+from kmm_cp.kube.errors import ForbiddenError, GoneError, TooManyRequestsError, UnavailableError
+from kmm_cp.kube.informer import Change, Informer, Pace
+from kmm_cp.kube.resources import MODULES
+from support.virtualclock import VirtualClock, rest
+
+Object = dict[str, Any]
+PACE = Pace(backoff=Backoff(1.0, 8.0, jitter=0.0))
+
+
+def thing(name: str, version: int, **fields: Any) -> Object:
+    return {"metadata": {"name": name, "resourceVersion": str(version)}, **fields}
+
+
+def event(kind: str, name: str, version: int, **fields: Any) -> Object:
+    return {"type": kind, "object": thing(name, version, **fields)}
+
+
+def page(version: int, *items: Object) -> Object:
+    return {"metadata": {"resourceVersion": str(version)}, "items": list(items)}
+
+
+def decode(content: Object) -> int:
+    if content.get("bad"):
+        raise ValueError("field bad: remove it")
+    return int(content["metadata"]["resourceVersion"])
+
+
+@dataclass
+class Script:
+    """An API server that says what a test has written down, then nothing.
+
+    A list is a series of pages, a watch a series of events; both may end in an error.
+    """
+
+    lists: list[list[Object | KmmError]] = field(default_factory=list)
+    watches: list[list[Object | KmmError | None]] = field(default_factory=list)
+    """None: the server ends the watch."""
+    watched_from: list[str] = field(default_factory=list)
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    """Pages after the first one wait for it."""
+    open: int = 0
+    """Watches that are open."""
+
+    async def pages(self, resource: Any, **where: Any) -> AsyncIterator[Object]:
+        for number, each in enumerate(self.lists.pop(0)):
+            if number:
+                await self.turn.wait()
+            if isinstance(each, KmmError):
+                raise each
+            yield each
+
+    async def watch(
+        self, resource: Any, *, resource_version: str, **where: Any
+    ) -> AsyncGenerator[Object, None]:
+        self.watched_from.append(resource_version)
+        self.open += 1
+        try:
+            for each in self.watches.pop(0) if self.watches else []:
+                if isinstance(each, KmmError):
+                    raise each
+                if each is None:
+                    return
+                yield each
+            await asyncio.Event().wait()
+        finally:
+            self.open -= 1
+
+
+@dataclass(slots=True)
+class World:
+    server: Script = field(default_factory=Script)
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    changes: list[Change[int]] = field(default_factory=list)
+    informer: Informer[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.informer = Informer(self.server, MODULES, decode, clock=self.clock, pace=PACE)
+        self.informer.add_handler(self.changes.append)
+
+    @property
+    def cache(self) -> dict[str, int]:
+        return dict(self.informer.store)
+
+    def told(self, name: str) -> list[tuple[int | None, int | None]]:
+        return [(each.old, each.new) for each in self.changes if each.key == name]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.informer.run())
+        try:
+            await rest()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        assert task.cancelled()
+        assert self.server.open == 0
+
+
+async def test_list_then_watch_from_where_it_was() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3)), page(10, thing("b", 4))]]
+    world.server.turn.set()
+    world.server.watches = [[event("ADDED", "c", 11), event("DELETED", "a", 12)]]
+    async with world.running():
+        assert world.informer.synced.is_set()
+        assert world.cache == {"b": 4, "c": 11}
+        assert world.server.watched_from == ["10"]
+    assert [(each.key, each.fresh) for each in world.changes] == [
+        ("a", False),
+        ("b", False),
+        ("c", True),
+        ("a", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "pauses"),
+    [
+        (UnavailableError("away"), [1, 2, 4, 8, 8]),
+        (ForbiddenError("no right"), [1, 2, 4, 8, 8]),
+        (GoneError("too old"), [1, 2, 4, 8, 8]),
+        (TooManyRequestsError("busy", retry_after=5.0), [5, 5, 5, 8, 8]),
+        (TooManyRequestsError("busy", retry_after=60.0), [60] * 5),
+    ],
+    ids=["unavailable", "forbidden", "gone", "busy", "very busy"],
+)
+async def test_failed_lists_are_repeated_with_bounded_pauses(
+    error: KmmError, pauses: list[float]
+) -> None:
+    world = World()
+    world.server.lists = [[error] for _ in pauses] + [[page(10)]]
+    async with world.running():
+        for number, pause in enumerate(pauses):
+            assert len(world.server.lists) == len(pauses) - number
+            await world.clock.advance(pause)
+        assert world.informer.synced.is_set()
+
+
+async def test_watch_that_says_something_makes_the_next_pause_short() -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+    away = UnavailableError("away")
+    bookmark = event("BOOKMARK", "", 11)
+    world.server.watches = [[away], [away], [bookmark, away], [away]]
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        assert world.server.watched_from == ["10", "10", "10"]
+        await world.clock.advance(1)
+        assert world.server.watched_from == ["10", "10", "10", "11"]
+
+
+@pytest.mark.parametrize("said", [[], [event("ADDED", "a", 11)]], ids=["nothing", "an event"])
+async def test_watch_that_ends_at_once_is_followed_by_a_pause(said: list[Object]) -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+    world.server.watches = [[*said, None]]
+    async with world.running():
+        assert len(world.server.watched_from) == 1
+        await world.clock.advance(1)
+        assert len(world.server.watched_from) == 2
+
+
+async def test_watch_that_the_server_ends_in_its_time_goes_on_at_once() -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+
+    async def watch(resource: Any, *, resource_version: str, **where: Any) -> Any:
+        world.server.watched_from.append(resource_version)
+        await world.clock.sleep(300)
+        return
+        yield
+
+    world.server.watch = watch  # type: ignore[method-assign]
+    async with world.running():
+        await world.clock.advance(300 * 3)
+    assert len(world.server.watched_from) == 4
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        GoneError("too old"),
+        {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}},
+    ],
+    ids=["answer", "event"],
+)
+async def test_lost_history_is_made_up_by_one_list_that_tells_deletions(
+    lost: KmmError | Object,
+) -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3), thing("b", 4))], [page(20, thing("b", 15))]]
+    world.server.watches = [[lost]]
+    async with world.running():
+        await world.clock.advance(1)
+        assert world.cache == {"b": 15}
+        assert world.server.watched_from == ["10", "20"]
+    assert world.told("a") == [(None, 3), (3, None)]
+    assert world.told("b") == [(None, 4), (4, 15)]
+
+
+@pytest.mark.parametrize(
+    ("status", "pause"),
+    [
+        ({"code": 500, "message": "etcd is away"}, 1),
+        ({"code": 429, "details": {"retryAfterSeconds": 7}}, 7),
+        ({}, 1),
+    ],
+    ids=["unavailable", "busy", "unknown"],
+)
+async def test_other_error_in_a_watch_costs_a_pause_and_no_list(
+    status: Object, pause: float
+) -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+    world.server.watches = [[{"type": "ERROR", "object": {"kind": "Status", **status}}]]
+    async with world.running():
+        await world.clock.advance(pause - 0.1)
+        assert world.server.watched_from == ["10"]
+        await world.clock.advance(0.1)
+        assert world.server.watched_from == ["10", "10"]
+
+
+async def test_list_is_the_truth_even_if_its_versions_are_lower() -> None:
+    world = World()
+    world.server.lists = [[page(100, thing("a", 90))], [page(50, thing("a", 40))]]
+    world.server.watches = [[GoneError("restored")]]
+    async with world.running():
+        await world.clock.advance(1)
+        assert world.cache == {"a": 40}
+
+
+# Answers to our own writes.
+
+
+async def test_what_we_wrote_during_a_list_is_not_undone_by_it() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3)), page(10, thing("b", 4))]]
+    async with world.running():
+        for written in (thing("b", 11), thing("new", 12)):
+            world.informer.observe(written)
+        world.server.turn.set()
+        await rest()
+        assert world.cache == {"a": 3, "b": 11, "new": 12}
+    assert world.told("new") == [(None, 12)]
+    assert world.told("b") == [(None, 11)]
+
+
+async def test_answer_older_than_the_list_does_not_bring_an_object_back() -> None:
+    world = World()
+    world.server.lists = [[page(10), page(10)]]
+    async with world.running():
+        world.informer.observe(thing("gone", 9))
+        world.server.turn.set()
+        await rest()
+        assert world.cache == {}
+        world.informer.observe(thing("gone", 9))
+        assert world.cache == {}
+
+
+async def test_late_end_of_an_object_does_not_end_its_successor() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3))]]
+    async with world.running():
+        world.informer.observe(thing("a", 14))
+        world.informer._take(event("DELETED", "a", 12))
+        assert world.cache == {"a": 14}
+        world.informer._take(event("DELETED", "a", 15))
+        assert world.cache == {}
+    assert world.told("a") == [(None, 3), (3, 14), (14, None)]
+
+
+# What cannot be read.
+
+
+async def test_unreadable_version_is_told_once_and_keeps_what_was_known() -> None:
+    world = World()
+    told: list[tuple[Object, str]] = []
+    world.informer.add_unreadable_handler(lambda content, error: told.append((content, str(error))))
+    bad = thing("a", 11, bad=True)
+    world.server.lists = [[page(10, thing("a", 3))], [page(20, bad)]]
+    world.server.watches = [[{"type": "MODIFIED", "object": bad}, GoneError("too old")]]
+    async with world.running():
+        await world.clock.advance(1)
+        assert world.cache == {"a": 3}
+        assert world.informer.store.unreadable == {"a"}
+        assert told == [(bad, "field bad: remove it")]
+        world.informer._take(event("MODIFIED", "a", 21))
+        assert world.informer.store.unreadable == set()
+    assert world.told("a") == [(None, 3), (None, 21)]
+
+
+async def test_unreadable_object_is_in_no_view_but_its_end_is_told() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3, bad=True), thing("b", 4))]]
+    async with world.running():
+        assert (list(world.informer.store), len(world.informer.store)) == (["b"], 1)
+        assert world.informer.store["b"] == 4
+        with pytest.raises(KeyError):
+            world.informer.store["a"]
+        world.informer._take(event("DELETED", "a", 11))
+        world.informer._take(event("DELETED", "a", 11))
+    assert world.told("a") == [(None, None)]
+
+
+# Handlers.
+
+
+async def test_broken_handler_keeps_nothing_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    world.informer.add_handler(broken)
+    last: list[str] = []
+    world.informer.add_handler(lambda change: last.append(change.key))
+    world.informer.add_unreadable_handler(broken)
+    world.server.lists = [[page(10, thing("a", 3), thing("b", 4, bad=True), thing("c", 5))]]
+    async with world.running():
+        assert world.informer.synced.is_set()
+    assert last == ["a", "c"]
+    crashes = [each for each in caplog.records if each.getMessage() == "handler crashed"]
+    assert len(crashes) == 3
