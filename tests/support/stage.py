@@ -1,11 +1,14 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kmm_common.api import names
+from kmm_daemon.values import kernel_name
 from kmm_sandbox import kmodimage, samples
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
@@ -29,6 +32,24 @@ class Stage:
     ) -> Outcome:
         self.sandbox.kubectl.apply(samples.module(name, image, module, parameters or []))
         return Outcome(self.sandbox, name, module)
+
+    def run(
+        self,
+        name: str,
+        image: str,
+        modprobe: Mapping[str, Any],
+        *,
+        container: Mapping[str, Any] | None = None,
+        secret: str = "",
+    ) -> Outcome:
+        """Apply a Module with any field of modprobe and of the container."""
+        manifest = yaml.safe_load(samples.module(name, image, modprobe.get("moduleName", "")))
+        loader = manifest["spec"]["moduleLoader"]["container"]
+        loader |= {"modprobe": dict(modprobe), **(container or {})}
+        if secret:
+            manifest["spec"]["imageRepoSecret"] = {"name": secret}
+        self.sandbox.kubectl.apply(yaml.safe_dump(manifest))
+        return Outcome(self.sandbox, name, kernel_name(modprobe.get("moduleName", "")))
 
     def delete(self, name: str, *, wait: bool = True) -> None:
         self.sandbox.kubectl("delete", "module", name, f"--wait={str(wait).lower()}")
@@ -59,6 +80,16 @@ class Stage:
         """Return every modprobe of a node's daemon: (load or unload, Module)."""
         facts = (line for log in self.sandbox.daemon_logs(node) for line in history.facts(log))
         return [(line["step"], line["ref"]) for line in facts if line["msg"] == "step started"]
+
+    def wait_failed(self, name: str, reason: str) -> str:
+        """Wait until all nodes fail for this reason; return what the first one says."""
+        self.until(lambda: self.errors(name) == {reason}, f"all nodes say {reason} of {name}")
+        return str(self.report(next(iter(self.sandbox.nodes)), name)["error"]["message"])
+
+    def parameter(self, node: str, module: str, parameter: str) -> str:
+        """Return a parameter of a loaded module as the kernel has it."""
+        path = f"/sys/module/{module}/parameters/{parameter}"
+        return self.sandbox.nodes[node].execute("cat", path).stdout.strip()
 
     def daemon_starts(self, node: str) -> int:
         """Return how often a node's daemon has started."""
@@ -111,6 +142,17 @@ def own_module(kernel: str, name: str, version: str = "v1") -> bytes:
     file = PREBUILT / kernel / version / f"{name}.ko"
     assert file.exists(), f"no {name} for Linux {kernel}: make -C tests/e2e/modules"
     return file.read_bytes()
+
+
+def own_file(kernel: str, name: str, version: str = "v1") -> str:
+    """Return the path of such a module, which is the same on the nodes."""
+    return str(PREBUILT / kernel / version / f"{name}.ko")
+
+
+def push_files(sandbox: Sandbox, repository: str, files: Mapping[str, bytes]) -> str:
+    """Push an image with exactly these files, by path."""
+    built = kmodimage.image(kmodimage.layer(files))
+    return kmodimage.push(sandbox.registry, f"kmod/{repository}", "v1", built)
 
 
 def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:

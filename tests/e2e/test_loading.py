@@ -1,0 +1,188 @@
+"""Every way in which a Module says how its kernel module is loaded, and every way to fail."""
+
+import pytest
+
+from kmm_common.api import names
+from kmm_sandbox import kmodimage, samples
+from support.stage import Stage, own_file, own_module, push_files, push_own
+
+CORE = "kmt_core"
+
+
+def rows(stage: Stage, node: str) -> list[str]:
+    """Return the modules of a kernel, the one that came last first."""
+    return list(stage.sandbox.nodes[node].loaded_modules())
+
+
+def test_modules_of_a_loading_order_come_one_after_the_other_and_all_go(stage: Stage) -> None:
+    """softdep cannot be seen in modules.dep: only the Module says that slhc comes first."""
+    kernel = stage.sandbox.kernel
+    extra = {f"{CORE}.ko": own_module(kernel.version, CORE)}
+    files = kmodimage.kmod_files(kernel, ("slhc", "ppp_generic"), extra=extra)
+    image = push_files(stage.sandbox, "ordered", files)
+    order = [CORE, "ppp_generic", "slhc"]
+    outcome = stage.run("ordered", image, {"moduleName": CORE, "modulesLoadingOrder": order})
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes:
+        assert [row for row in rows(stage, node) if row in order] == order
+    stage.delete("ordered")
+    outcome.wait_gone()
+    for node in stage.sandbox.nodes:
+        assert not set(order).intersection(rows(stage, node))
+
+
+def test_module_of_another_directory_is_loaded_with_its_arguments(stage: Stage) -> None:
+    kernel = stage.sandbox.kernel
+    extra = {f"{CORE}.ko": own_module(kernel.version, CORE)}
+    files = kmodimage.kmod_files(kernel, extra=extra, dir_name="/drivers/mine")
+    outcome = stage.run(
+        "elsewhere",
+        push_files(stage.sandbox, "elsewhere", files),
+        {
+            "moduleName": CORE,
+            "dirName": "/drivers/mine",
+            "parameters": ["delay_ms=3", "exit_delay_ms=4"],
+            "args": {"load": ["--verbose"], "unload": ["--verbose"]},
+        },
+    )
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes:
+        assert stage.parameter(node, CORE, "delay_ms") == "3"
+        assert stage.parameter(node, CORE, "exit_delay_ms") == "4"
+    stage.delete("elsewhere")
+    outcome.wait_gone()
+
+
+def test_raw_arguments_are_the_whole_command_line(stage: Stage) -> None:
+    image = push_own(stage.sandbox, "raw", CORE)
+    raw = {"load": ["-d", "/opt", CORE, "delay_ms=5"], "unload": ["-r", "-d", "/opt", CORE]}
+    stage.run("raw", image, {"rawArgs": raw})
+    for node in stage.sandbox.nodes:
+        stage.until(
+            lambda node=node: stage.parameter(node, CORE, "delay_ms") == "5",  # type: ignore[misc]
+            f"{CORE} on {node}",
+        )
+        stage.until(
+            lambda node=node: stage.report(node, "raw").get("state") == "Loaded",  # type: ignore[misc]
+            f"raw is Loaded on {node}",
+        )
+    stage.delete("raw")
+    for node in stage.sandbox.nodes:
+        assert CORE not in rows(stage, node)
+
+
+def test_in_tree_module_makes_room_for_the_one_of_the_image(stage: Stage) -> None:
+    kernel = stage.sandbox.kernel.version
+    for node in stage.sandbox.nodes.values():
+        node.execute("insmod", own_file(kernel, CORE)).check()
+    image = push_own(stage.sandbox, "instead", CORE, version="v2")
+    outcome = stage.run(
+        "instead", image, {"moduleName": CORE}, container={"inTreeModulesToRemove": [CORE]}
+    )
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes.values():
+        version = node.execute("cat", f"/sys/module/{CORE}/version").check()
+        assert version.strip() == "2.0"
+
+
+def test_module_that_is_loaded_already_and_is_the_images_is_adopted(stage: Stage) -> None:
+    for node in stage.sandbox.nodes.values():
+        node.execute("insmod", own_file(stage.sandbox.kernel.version, CORE)).check()
+    before = {node: stage.steps(node) for node in stage.sandbox.nodes}
+    outcome = stage.run("mine", push_own(stage.sandbox, "mine", CORE), {"moduleName": CORE})
+    outcome.wait_loaded()
+    assert {node: stage.steps(node) for node in stage.sandbox.nodes} == before
+    stage.delete("mine")
+    outcome.wait_gone()
+
+
+def test_module_that_somebody_loaded_from_elsewhere_is_left_alone_until_it_goes(
+    stage: Stage,
+) -> None:
+    nodes = stage.sandbox.nodes
+    for node in nodes.values():
+        node.execute("insmod", own_file(stage.sandbox.kernel.version, CORE, "v2")).check()
+    outcome = stage.run("theirs", push_own(stage.sandbox, "theirs", CORE), {"moduleName": CORE})
+    message = stage.wait_failed("theirs", "LoadedFromElsewhere")
+    assert "srcversion" in message
+    assert "inTreeModulesToRemove" in message
+    for name, node in nodes.items():
+        assert names.ready_label("default", "theirs") not in stage.labels(name)
+        node.execute("rmmod", CORE).check()
+    outcome.wait_loaded()
+
+
+def test_module_that_vanishes_is_noticed_and_comes_back(stage: Stage) -> None:
+    outcome = stage.run("gone", push_own(stage.sandbox, "gone", CORE), {"moduleName": CORE})
+    outcome.wait_loaded()
+    node = stage.sandbox.nodes["node2"]
+    loads = stage.steps("node2").count(("load", "default/gone"))
+    node.execute("rmmod", CORE).check()
+    stage.until(
+        lambda: stage.steps("node2").count(("load", "default/gone")) == loads + 1, "loaded again"
+    )
+    outcome.wait_loaded()
+    log = "".join(path.read_text() for path in stage.sandbox.daemon_logs("node2"))
+    assert "module vanished from the kernel" in log
+
+
+def _broken(stage: Stage) -> dict[str, bytes]:
+    """Return the files of an image in which nothing can be loaded, by path."""
+    kernel = stage.sandbox.kernel
+    core = own_module(kernel.version, CORE)
+    other = kernel.version[:-1] + ("7" if kernel.version[-1] != "7" else "8")
+    spoiled = core.replace(f"vermagic={kernel.version} ".encode(), f"vermagic={other} ".encode())
+    assert spoiled != core
+    extra = {
+        "kmt_user.ko": own_module(kernel.version, "kmt_user"),
+        "kmt_vermagic.ko": spoiled,
+        "kmt_truncated.ko": core[: len(core) // 3],
+        "kmt_text.ko": b"this is no ELF file\n",
+    }
+    return kmodimage.kmod_files(kernel, extra=extra, depmod=False)
+
+
+FAILURES = {
+    "symbol": ("kmt_user", "UnknownSymbol", "kmt_answer"),
+    "vermagic": ("kmt_vermagic", "WrongVermagic", "is built for kernel"),
+    "truncated": ("kmt_truncated", "InvalidModule", "truncated"),
+    "text": ("kmt_text", "InvalidModule", "not an ELF file"),
+    "absent": ("kmt_absent", "ModuleNotFound", "kmt_absent"),
+}
+
+
+def test_what_cannot_be_loaded_says_why_on_every_node(stage: Stage) -> None:
+    """One broken file in an image must not hide what is wrong with another."""
+    for name, (module, _, _) in FAILURES.items():
+        files = {p: c for p, c in _broken(stage).items() if p.endswith(f"/{module}.ko")}
+        files = files or {p: c for p, c in _broken(stage).items() if "kmt_user" in p}
+        stage.run(name, push_files(stage.sandbox, name, files), {"moduleName": module})
+    for name, (_, reason, told) in FAILURES.items():
+        assert told in stage.wait_failed(name, reason)
+        for node in stage.sandbox.nodes:
+            assert names.ready_label("default", name) not in stage.labels(node)
+            assert not stage.report(node, name).get("inKernel")
+    events = stage.sandbox.kubectl("get", "events", "--field-selector", "reason=ModuleFailed")
+    assert "kmt_answer" in events
+
+
+@pytest.mark.parametrize(("suffix", "kernel"), [("other", "5.4.0-1-amd64"), ("none", "")])
+def test_image_for_another_kernel_says_for_which_it_is(
+    stage: Stage, suffix: str, kernel: str
+) -> None:
+    files = {f"opt/lib/modules/{kernel}/m.ko": b"x"} if kernel else {"etc/hello": b"x"}
+    image = push_files(stage.sandbox, f"kernel-{suffix}", files)
+    stage.run("mistaken", image, {"moduleName": "m"})
+    message = stage.wait_failed("mistaken", "ImageWithoutKernel")
+    assert stage.sandbox.kernel.version in message
+    assert kernel in message
+
+
+def test_kernel_that_no_mapping_fits_is_told_by_the_module(stage: Stage) -> None:
+    image = samples.push(stage.sandbox, "mapped", ("slip",))
+    mappings = [{"literal": "5.4.0", "containerImage": image}]
+    stage.run("unmapped", image, {"moduleName": "slip"}, container={"kernelMappings": mappings})
+    stage.until(lambda: "Ready" in stage.conditions("unmapped"), "the Module says it is Ready")
+    ready = stage.conditions("unmapped")["Ready"]
+    assert ready["reason"] in ("NoMatchingKernel", "NoMatchingNodes")
+    assert stage.report("node1", "unmapped") == {}
