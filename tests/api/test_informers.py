@@ -126,6 +126,31 @@ async def test_watch_goes_on_from_the_last_bookmark(scene: Scene) -> None:
     assert scene.lists() == 1
 
 
+async def test_server_whose_history_ends_before_ours_is_listed_anew(scene: Scene) -> None:
+    async with at_rest(scene, "a", "b") as informer:
+        # What a watch is from the server's point of view after etcd was restored.
+        bookmark = {"metadata": {"resourceVersion": str(10**9)}}
+        (stream,) = scene.proxy.streams(NAME)
+        await stream.send({"type": "BOOKMARK", "object": bookmark})
+        scene.proxy.silence(NAME)
+        await change_all(scene)
+        await scene.equal(informer)
+    assert scene.lists() == 2
+    assert_told_of_all(scene)
+
+
+async def test_quiet_collection_costs_no_list(scene: Scene) -> None:
+    async with at_rest(scene, "a", "b") as informer:
+        await eventually(
+            lambda: asyncio.sleep(0, len(scene.proxy.seen("watch", NAME))),
+            lambda watches: watches > 2,
+            what="silent watches",
+            seconds=PATIENT,
+        )
+        await scene.equal(informer)
+    assert scene.lists() == 1
+
+
 # Connections.
 
 

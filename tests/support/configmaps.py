@@ -70,8 +70,9 @@ class Scene:
         return [(each.old, each.new) for each in self.changes if each.key == self.key(name)]
 
     def lists(self) -> int:
-        """Return how often a collection was read from its beginning."""
-        return sum("continue" not in call.query for call in self.proxy.seen("list", NAME))
+        """Return how often the whole collection was read."""
+        lists = [call.query for call in self.proxy.seen("list", NAME)]
+        return sum("continue" not in query and query["limit"] != "1" for query in lists)
 
     @asynccontextmanager
     async def informing(self, pace: Pace = QUICK) -> AsyncIterator[Informer[str]]:

@@ -127,7 +127,7 @@ class KubeClient:
         namespace: str = "",
         label_selector: str = "",
         limit: int = PAGE,
-    ) -> AsyncIterator[Object]:
+    ) -> AsyncGenerator[Object, None]:
         """Yield the pages of a collection, each a list object of at most `limit` items."""
         query: dict[str, str] = {"limit": str(limit)}
         if label_selector:
@@ -231,6 +231,8 @@ class KubeClient:
             async with self._send(request, timeout) as response:
                 async for line in response.content:
                     yield loads(line)
+        except aiohttp.SocketTimeoutError:
+            return
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             text = f"watch {request.path}: {error!r}"
             raise UnavailableError(text, reason="Unavailable") from error

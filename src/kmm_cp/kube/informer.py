@@ -28,7 +28,8 @@ class Pace:
     page: int = PAGE
     """Objects asked for at once."""
     inactivity: float = 90.0
-    """The API server sends a bookmark about once a minute; longer silence is a dead connection."""
+    """A watch that is silent for so long begins anew: its connection may be dead, or nothing
+    happens, for the server sends no bookmark where etcd has not told it of any progress."""
     short: float = 1.0
     """A watch that ends sooner was no watch: the next one waits as after a failure."""
     backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0, jitter=0.5))
@@ -146,12 +147,28 @@ class Informer(Generic[T]):
             inactivity=self._pace.inactivity,
             **self._where,
         )
+        silent = True
         async with contextlib.aclosing(events):
             async for event in events:
                 self._take(event)
-                self._failures = 0
+                self._failures, silent = 0, False
         if self._clock.monotonic() - began < self._pace.short:
             raise UnavailableError(f"watch {self.name}: ended at once", reason="Unavailable")
+        self._failures = 0
+        if silent:
+            await self._verify_position()
+
+    async def _verify_position(self) -> None:
+        """Raise GoneError if the server has not come as far as we are: etcd was restored.
+
+        It says nothing on a watch from there until its versions have caught up.
+        """
+        pages = self._client.pages(self._resource, limit=1, **self._where)
+        async with contextlib.aclosing(pages):
+            newest = (await anext(pages))["metadata"]["resourceVersion"]
+        if int(newest) < int(self._position):
+            text = f"watch {self.name}: the server is at {newest}, before {self._position}"
+            raise GoneError(text, reason="Expired")
 
     def _take(self, event: Object) -> None:
         content = event["object"]

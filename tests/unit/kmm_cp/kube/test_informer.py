@@ -37,24 +37,30 @@ def decode(content: Object) -> int:
     return int(content["metadata"]["resourceVersion"])
 
 
-@dataclass
+@dataclass(slots=True)
 class Script:
     """An API server that says what a test has written down, then nothing.
 
     A list is a series of pages, a watch a series of events; both may end in an error.
     """
 
+    clock: VirtualClock
     lists: list[list[Object | KmmError]] = field(default_factory=list)
-    watches: list[list[Object | KmmError | None]] = field(default_factory=list)
-    """None: the server ends the watch."""
+    watches: list[list[Object | KmmError | float | None]] = field(default_factory=list)
+    """None: the server ends the watch; a number: it says nothing for so many seconds."""
+    first_items: list[Object | KmmError] = field(default_factory=list)
+    """Answers to lists of one item."""
     watched_from: list[str] = field(default_factory=list)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     """Pages after the first one wait for it."""
     open: int = 0
     """Watches that are open."""
 
-    async def pages(self, resource: Any, **where: Any) -> AsyncIterator[Object]:
-        for number, each in enumerate(self.lists.pop(0)):
+    async def pages(
+        self, resource: Any, *, limit: int, **where: Any
+    ) -> AsyncGenerator[Object, None]:
+        answers = [self.first_items.pop(0)] if limit == 1 else self.lists.pop(0)
+        for number, each in enumerate(answers):
             if number:
                 await self.turn.wait()
             if isinstance(each, KmmError):
@@ -72,7 +78,10 @@ class Script:
                     raise each
                 if each is None:
                     return
-                yield each
+                if isinstance(each, float):
+                    await self.clock.sleep(each)
+                else:
+                    yield each
             await asyncio.Event().wait()
         finally:
             self.open -= 1
@@ -80,12 +89,13 @@ class Script:
 
 @dataclass(slots=True)
 class World:
-    server: Script = field(default_factory=Script)
     clock: VirtualClock = field(default_factory=VirtualClock)
+    server: Script = field(init=False)
     changes: list[Change[int]] = field(default_factory=list)
     informer: Informer[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.server = Script(self.clock)
         self.informer = Informer(self.server, MODULES, decode, clock=self.clock, pace=PACE)
         self.informer.add_handler(self.changes.append)
 
@@ -173,20 +183,47 @@ async def test_watch_that_ends_at_once_is_followed_by_a_pause(said: list[Object]
         assert len(world.server.watched_from) == 2
 
 
-async def test_watch_that_the_server_ends_in_its_time_goes_on_at_once() -> None:
+async def test_watch_that_ends_in_its_time_goes_on_at_once() -> None:
     world = World()
     world.server.lists = [[page(10)]]
-
-    async def watch(resource: Any, *, resource_version: str, **where: Any) -> Any:
-        world.server.watched_from.append(resource_version)
-        await world.clock.sleep(300)
-        return
-        yield
-
-    world.server.watch = watch  # type: ignore[method-assign]
+    world.server.watches = [[event("BOOKMARK", "", version), 300.0, None] for version in (11, 12)]
     async with world.running():
-        await world.clock.advance(300 * 3)
-    assert len(world.server.watched_from) == 4
+        await world.clock.advance(600)
+        assert world.server.watched_from == ["10", "11", "12"]
+
+
+async def test_quiet_collection_costs_a_look_and_a_new_watch_but_no_pause() -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+    world.server.watches = [[90.0, None]] * 3
+    world.server.first_items = [page(10), page(11), page(12)]
+    async with world.running():
+        await world.clock.advance(270)
+        assert world.server.watched_from == ["10"] * 4
+        assert world.server.first_items == []
+
+
+async def test_server_that_is_behind_us_is_listed_anew() -> None:
+    world = World()
+    world.server.lists = [[page(100, thing("a", 90))], [page(60, thing("b", 50))]]
+    world.server.watches = [[90.0, None]]
+    world.server.first_items = [page(60, thing("b", 50))]
+    async with world.running():
+        await world.clock.advance(91)
+        assert world.server.watched_from == ["100", "60"]
+        assert world.cache == {"b": 50}
+
+
+async def test_look_that_fails_costs_a_pause() -> None:
+    world = World()
+    world.server.lists = [[page(10)]]
+    world.server.watches = [[90.0, None]]
+    world.server.first_items = [UnavailableError("away")]
+    async with world.running():
+        await world.clock.advance(90)
+        assert world.server.watched_from == ["10"]
+        await world.clock.advance(1)
+        assert world.server.watched_from == ["10", "10"]
 
 
 @pytest.mark.parametrize(
