@@ -195,6 +195,21 @@ class ControlPlane:
         for process in self.processes:
             process.require_alive()
 
+    def process(self, name: str) -> Process:
+        """Return a part by its program's name."""
+        return next(process for process in self.processes if process.name == name)
+
+    def restart_apiserver(self) -> None:
+        """Kill the API server, start it again and wait until it is ready. Raises SandboxError."""
+        old = self.process("kube-apiserver")
+        old.kill()
+        argv = apiserver_argv(self.binaries, self.layout)
+        self.processes[self.processes.index(old)] = self.launcher.start(old.name, argv)
+        api = self.api()
+        wait_until(
+            lambda: self._still_ready(api), seconds=READY_SECONDS, what="kube-apiserver's /readyz"
+        )
+
     def stop(self) -> None:
         """Kill all three: the API server takes half a minute over SIGTERM, and the data goes."""
         for process in reversed(self.processes):

@@ -71,6 +71,10 @@ class Kubelet:
         if self._thread is not None:
             self._thread.join(timeout=10)
 
+    def say_again(self) -> None:
+        """Say everything anew, as a kubelet does that starts."""
+        self._said = ()
+
     def facts(self) -> dict[str, Any] | None:
         """Return the guest's newest heartbeat; None while it is down."""
         try:

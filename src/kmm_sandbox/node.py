@@ -34,6 +34,11 @@ class Node:
         self.kubelet.register()
         self.kubelet.start()
 
+    def join_again(self) -> None:
+        """Register anew, after the Node was deleted: kubelet and daemon never noticed."""
+        self.kubelet.register()
+        self.kubelet.say_again()
+
     def run_daemon(self) -> None:
         """Have the daemon run, now and after every boot, with a certificate of its Pod."""
         self._write_tls()

@@ -120,6 +120,17 @@ class Sandbox:
         self.control_plane = None
         return code
 
+    def kill_control_plane(self) -> None:
+        """End kmm-cp without a word, as a lost machine does."""
+        if self.control_plane is None:
+            raise SandboxError("kmm-cp does not run")
+        self.control_plane.kill()
+        self.control_plane = None
+
+    def restart_registry(self) -> None:
+        """Start the registry that was stopped, with all that it had. Raises SandboxError."""
+        self.registry = _start_registry(self.directory, self.launcher)
+
     def require_alive(self) -> None:
         """Raise SandboxError, saying which, if a part has ended by itself."""
         self.plane.require_alive()
@@ -231,9 +242,11 @@ def _start_machines(
     with ThreadPoolExecutor() as pool:
         booting = [pool.submit(job) for job in jobs]
         plane = ControlPlane.start(binaries, layout, leashed=launcher.leashed)
-        registry = Registry.start(
-            directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT
-        )
+        registry = _start_registry(directory, launcher)
         for future in booting:
             future.result()
     return plane, registry
+
+
+def _start_registry(directory: Path, launcher: Launcher) -> Registry:
+    return Registry.start(directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT)
