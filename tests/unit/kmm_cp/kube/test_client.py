@@ -1,0 +1,128 @@
+"""What the API client asks for, and what it makes of answers, against a server on loopback."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes_asyncio.client import Configuration
+
+from kmm_common.errors import TerminalError, TransientError
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.errors import GoneError, TooManyRequestsError, UnavailableError
+from kmm_cp.kube.resources import CONFIG_MAPS, MODULES, NODES
+
+
+class Api:
+    """An API server that gives the answers that a test has put up, in their order."""
+
+    def __init__(self) -> None:
+        self.answers: list[web.Response] = []
+        self.asked: list[dict[str, str]] = []
+        self.paths: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(dict(request.query))
+        self.paths.append(request.path)
+        return self.answers.pop(0)
+
+
+@pytest.fixture
+async def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[KubeClient]:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", api.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    client = KubeClient(configuration, user_agent="test", field_manager="test")
+    yield client
+    await client.close()
+    await runner.cleanup()
+
+
+async def events(client: KubeClient, **where: Any) -> list[Any]:
+    return [
+        event async for event in client.watch(MODULES, resource_version="7", inactivity=30, **where)
+    ]
+
+
+async def test_list_follows_its_tokens(api: Api, client: KubeClient) -> None:
+    api.answers = [
+        web.json_response({"metadata": {"continue": "t1"}}),
+        web.json_response({"metadata": {"continue": ""}}),
+    ]
+    pages = client.pages(CONFIG_MAPS, namespace="ns", label_selector="a=b", limit=2)
+    assert len([page async for page in pages]) == 2
+    asked = {"limit": "2", "labelSelector": "a=b"}
+    assert api.asked == [asked, {**asked, "continue": "t1"}]
+    assert set(api.paths) == {"/api/v1/namespaces/ns/configmaps"}
+
+
+async def test_watch_asks_for_bookmarks_and_yields_lines(api: Api, client: KubeClient) -> None:
+    api.answers = [web.Response(text='{"type": "ADDED"}\n{"type": "BOOKMARK"}\n')]
+    assert await events(client, label_selector="a=b") == [{"type": "ADDED"}, {"type": "BOOKMARK"}]
+    (asked,) = api.asked
+    assert asked["allowWatchBookmarks"] == "true"
+    assert (asked["resourceVersion"], asked["labelSelector"]) == ("7", "a=b")
+
+
+async def test_event_of_two_megabytes_is_read(api: Api, client: KubeClient) -> None:
+    api.answers = [web.Response(text='{"type": "' + "x" * 2**21 + '"}\n')]
+    (event,) = await events(client)
+    assert len(event["type"]) == 2**21
+
+
+async def test_event_that_is_cut_off_is_an_outage(api: Api, client: KubeClient) -> None:
+    api.answers = [web.Response(text='{"type": "ADD')]
+    with pytest.raises(UnavailableError, match="watch /apis/kmm"):
+        await events(client)
+
+
+async def test_watch_from_too_long_ago_is_refused_as_gone(api: Api, client: KubeClient) -> None:
+    api.answers = [web.json_response({"kind": "Status", "code": 410}, status=410)]
+    with pytest.raises(GoneError):
+        await events(client)
+
+
+@pytest.mark.parametrize(("header", "wait"), [("3", 3.0), ("", None), ("soon", None), ("-1", None)])
+async def test_pause_that_the_server_asks_for_is_told(
+    api: Api, client: KubeClient, header: str, wait: float | None
+) -> None:
+    api.answers = [web.Response(status=429, headers={"Retry-After": header})]
+    with pytest.raises(TooManyRequestsError) as caught:
+        await client.get(NODES, "a")
+    assert caught.value.retry_after == wait
+
+
+@pytest.mark.parametrize("status", [200, 502])
+async def test_answer_that_is_no_json_is_an_outage(
+    api: Api, client: KubeClient, status: int
+) -> None:
+    api.answers = [web.Response(status=status, text="<html>a gateway</html>")]
+    with pytest.raises(TransientError) as caught:
+        await client.get(NODES, "a")
+    assert str(caught.value).startswith("GET /api/v1/nodes/a: ")
+    assert "gateway" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "apiVersion: v1\nkind: Config\n"])
+async def test_kubeconfig_that_is_of_no_use_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "kubeconfig"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TerminalError, match=str(path)) as caught:
+        await KubeClient.connect(path, user_agent="test", field_manager="test")
+    assert caught.value.reason == "InvalidSettings"
+
+
+async def test_pod_without_a_service_account_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(TerminalError, match="in cluster"):
+        await KubeClient.connect(None, user_agent="test", field_manager="test")
