@@ -59,7 +59,7 @@ class Executor:
 
     async def _adopt(self, ref: ModuleRef, record: LoadedRecord) -> None:
         log(logger, logging.INFO, "module adopted", ref=str(ref), digest=record.module.image_digest)
-        self._settle(ref, record)
+        self._settle(ref, self._with_inheritance(ref, record))
         await self._state.write()
 
     async def _load_if_still_desired(self, image: PreparedImage) -> None:
@@ -81,8 +81,14 @@ class Executor:
         view = await self._kernel.view()
         return extended(record, older, filter(view.modules.__contains__, older.kernel_modules))
 
-    async def _unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
-        ref = record.module.ref
+    def _with_inheritance(self, ref: ModuleRef, record: LoadedRecord) -> LoadedRecord:
+        """Add what an unload beside has left to this Module since the step was planned."""
+        newest = self._state.records.get(ref, record)
+        return extended(record, newest, newest.kernel_modules)
+
+    async def _unload(self, planned: LoadedRecord, keep: frozenset[str]) -> None:
+        ref = planned.module.ref
+        record = self._with_inheritance(ref, planned)
         with self._told("unload", record.module):
             await self._kernel.unload(record, keep)
         view = await self._kernel.view()

@@ -32,8 +32,8 @@ def in_tree(entry: DesiredModule) -> frozenset[str]:
 def needed(entry: DesiredModule, s: Situation) -> frozenset[str]:
     """Return what the Module's own module needs below it, as far as is known."""
     image = s.image_for(entry)
-    below = {kernel_name(name) for name in entry.modprobe.modules_loading_order}
-    return frozenset(below | set(image.srcversions if image else ())) - {own_name(entry)}
+    below = _ordered(entry) | set(image.srcversions if image else ())
+    return frozenset(below) - {own_name(entry)}
 
 
 def needs(one: DesiredModule, other: DesiredModule, s: Situation) -> bool:
@@ -60,9 +60,10 @@ def _reaches(start: DesiredModule, goal: DesiredModule, s: Situation) -> bool:
 def keep(ref: ModuleRef, record: LoadedRecord, s: Situation) -> frozenset[str]:
     """Return what the other Modules of the node need in the kernel while `ref` goes.
 
-    The Module's own module stays out of it unless another Module has it too: where it is merely
-    held, the unload has to fail and name the holder. What somebody else has put in a module's place
-    is not ours to take out.
+    Only those count that are there already: one that is still to come brings what it needs, and
+    nobody would take out what was kept for it. The Module's own module stays out of it unless
+    another Module has it too: where it is merely held, the unload has to fail and name the holder.
+    What somebody else has put in a module's place is not ours to take out.
     """
     own = frozenset(record.kernel_modules[:1])
     recorded = _recorded_by_others(ref, s)
@@ -93,7 +94,7 @@ def inherited(
             heir = changed.get(ref, records[ref])
             if name in heir.kernel_modules:
                 break
-            if name in supported(heir.kernel_modules, view):
+            if name in supported(heir.kernel_modules, view) | _ordered(heir.module):
                 changed[ref] = extended(heir, gone, (name,))
                 break
     return changed
@@ -116,5 +117,10 @@ def _recorded_by_others(ref: ModuleRef, s: Situation) -> frozenset[str]:
 
 
 def _needed_by_others(ref: ModuleRef, s: Situation) -> frozenset[str]:
-    others = (needed(entry, s) for other, entry in s.desired.items() if other != ref)
-    return frozenset(chain.from_iterable(others))
+    there = (s.records.keys() | s.begun.keys()) & s.desired.keys() - {ref}
+    return frozenset(chain.from_iterable(needed(s.desired[other], s) for other in there))
+
+
+def _ordered(entry: DesiredModule) -> frozenset[str]:
+    """Return what only the Module itself says that it stands on."""
+    return frozenset(map(kernel_name, entry.modprobe.modules_loading_order))

@@ -197,6 +197,38 @@ async def test_shared_dependency_stays_for_the_module_that_needs_it(node: Node) 
     assert node.kernel.rows == {}
 
 
+def share_a_dependency(node: Node) -> None:
+    """Have the images of left and right bring the module that both stand on."""
+    for name in ("left", "right"):
+        files = {name: SimFile(f"v-{name}", ("shared",)), "shared": SimFile("v-shared")}
+        node.kernel.images.files[A + name] = files
+
+
+async def test_shared_dependency_goes_with_the_last_user_after_a_reload_beside_a_load(
+    node: Node,
+) -> None:
+    share_a_dependency(node)
+    await node.want(desired("left", digest=A + "left", parameters=("a=1",)))
+    await node.want(
+        desired("left", digest=A + "left", parameters=("a=2",)),
+        desired("right", digest=A + "right"),
+    )
+    await node.want()
+    assert node.kernel.rows == {}
+
+
+async def test_shared_dependency_is_handed_over_to_a_module_that_is_adopted_meanwhile(
+    node: Node,
+) -> None:
+    share_a_dependency(node)
+    right = desired("right", digest=A + "right")
+    await node.want(desired("left", digest=A + "left"), right)
+    await node.want(replace(right, uid="another"))
+    assert node.kernel.rows.keys() == {"right", "shared"}
+    await node.want()
+    assert node.kernel.rows == {}
+
+
 async def test_module_taken_out_by_hand_is_reported_and_loaded_again(node: Node) -> None:
     await node.want(desired())
     node.kernel.rmmod("m")
