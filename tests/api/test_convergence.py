@@ -228,8 +228,17 @@ async def test_any_history_ends_where_a_fresh_control_plane_would_have_begun(
             what=f"seed {seed}, {name} should be {expectation(story, name)} after {story.told}",
         )
     await fleet.settled()
+    # Twice: what waits for Modules that are gone counts the first time.
     await fleet.reconciled()
+    await fleet.reconciled()
+    before = await statuses(story)
     start = fleet.audit_position()
     await asyncio.to_thread(fleet.control_plane.restart)
     await fleet.reconciled()
+    assert await statuses(story) == before, f"seed {seed}: after {story.told}"
     assert fleet.writes(start) == [], f"seed {seed}: a fresh control plane thinks otherwise"
+
+
+async def statuses(story: Story) -> dict[str, Any]:
+    """Return what is said of every Module."""
+    return {name: (await story.fleet.module(name) or {}).get("status") for name in story.wishes}

@@ -296,14 +296,15 @@ class Fleet:
 
         What a Module's status says comes last; there must be a Module.
         """
-        await self._acted("module-status")
+        modules = await asyncio.to_thread(self.api.items, self._modules())
+        await self._acted({"module-status": len(modules)})
 
     async def reconciled_nodes(self) -> None:
         """Do the same where there is no Module."""
-        await self._acted("node", "label")
+        await self._acted({"node": 1, "label": 1})
 
-    async def _acted(self, *controllers: str) -> None:
-        """Set everything off by a label that means nothing, and wait for its end."""
+    async def _acted(self, due: Mapping[str, int]) -> None:
+        """Set everything off by a label that means nothing, and wait for so many reconciles."""
         running = {node.name for node in self.nodes.values() if node.running}
         await eventually(self.served, lambda served: running <= served, what="all served")
         told = await asyncio.to_thread(self.control_plane.reconciles)
@@ -311,8 +312,8 @@ class Fleet:
         await self.set_label(next(iter(self.nodes.values())), "fence", str(self._fences))
         await eventually(
             lambda: asyncio.to_thread(self.control_plane.reconciles),
-            lambda now: all(now[name] > told[name] for name in controllers),
-            what=f"{controllers} at work",
+            lambda now: all(now[name] >= told[name] + count for name, count in due.items()),
+            what=f"{due} at work",
         )
 
     def _modules(self) -> str:
