@@ -5,19 +5,29 @@ import sys
 from collections.abc import Sequence
 
 from kmm_common.program import run_program
-from kmm_daemon import app, settings
+from kmm_daemon import app, settings, status
 from kmm_daemon.settings import Settings
+
+DESCRIPTION = "KMM's daemon of one node; `kmm-daemon status` tells what it knows"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; exit code 2 for wrong settings, 1 for any other refusal to start."""
-    return run_program(
-        "kmm-daemon", "KMM's daemon of one node", load=settings.load, run=_run, arguments=arguments
-    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["status"]:
+        name, description, run = "kmm-daemon status", "What the node knows of its Modules", _tell
+        words = words[1:]
+    else:
+        name, description, run = "kmm-daemon", DESCRIPTION, _run
+    return run_program(name, description, load=settings.load, run=run, arguments=words)
 
 
 def _run(chosen: Settings) -> None:
     asyncio.run(app.run(chosen))
+
+
+def _tell(chosen: Settings) -> None:
+    sys.stdout.write(f"{status.as_text(asyncio.run(status.look(chosen)))}\n")
 
 
 if __name__ == "__main__":

@@ -144,3 +144,18 @@ def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
     answer = node.execute(*argv)
     assert answer.code == 1
     assert "another kmm-daemon (process" in answer.stderr
+
+
+def test_a_node_tells_what_it_knows_also_without_its_daemon(stage: Stage) -> None:
+    stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip").wait_loaded()
+    node = stage.sandbox.nodes["node1"]
+    daemon = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
+    ask = [*daemon[:3], "status", *daemon[3:]]
+    text = node.execute(*ask).check()
+    assert f"boot {node.boot_id()}" in text
+    assert "daemon         process " in text
+    assert "Module default/slip: Loaded\n  in the kernel  slip, slhc\n" in text
+    node.stop_daemon()
+    stage.until(lambda: "daemon         does not run" in node.execute(*ask).check(), "no daemon")
+    assert "Module default/slip: Loaded" in node.execute(*ask).check()
+    node.restart_daemon()
