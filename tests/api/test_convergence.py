@@ -229,8 +229,8 @@ async def test_any_history_ends_where_a_fresh_control_plane_would_have_begun(
         )
     await fleet.settled()
     # Twice: what waits for Modules that are gone counts the first time.
-    await fleet.reconciled()
-    await fleet.reconciled()
+    await fleet.reconciled(modules=len(story.wishes))
+    await fleet.reconciled(modules=len(story.wishes))
     before = await statuses(story)
     start = fleet.audit_position()
     await asyncio.to_thread(fleet.control_plane.restart)

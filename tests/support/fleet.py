@@ -291,13 +291,12 @@ class Fleet:
         found = await self.find(path)
         return set(found["data"]["nodes"].split()) if found else set()
 
-    async def reconciled(self) -> None:
+    async def reconciled(self, *, modules: int = 1) -> None:
         """Wait until the control plane serves all nodes here and has acted on what it knew.
 
-        What a Module's status says comes last; there must be a Module.
+        What a Module's status says comes last; there must be so many Modules.
         """
-        modules = await asyncio.to_thread(self.api.items, self._modules())
-        await self._acted({"module-status": len(modules)})
+        await self._acted({"module-status": modules})
 
     async def reconciled_nodes(self) -> None:
         """Do the same where there is no Module."""
