@@ -1,8 +1,8 @@
 """Who does what on a node: bytes from outside meet no rights."""
 
-from kmm_sandbox import samples
+from kmm_sandbox import kmodimage
 from kmm_sandbox.node import Node
-from support.stage import Stage
+from support.stage import Stage, push_files
 
 WORKER = "65532"
 STORE = "/var/lib/kmm/images"
@@ -19,8 +19,10 @@ def worker_status(node: Node) -> dict[str, str]:
 
 
 def test_images_are_pulled_and_unpacked_without_any_right(stage: Stage) -> None:
-    image = samples.push(stage.sandbox, "unprivileged", ("slip",))
-    stage.apply("unprivileged", image, "slip").wait_loaded()
+    # Bytes that no node has: an image that is there needs no worker.
+    files = kmodimage.kmod_files(stage.sandbox.kernel, ("slip",)) | {"salt": b"unprivileged"}
+    image = push_files(stage.sandbox, "unprivileged", files)
+    stage.run("unprivileged", image, {"moduleName": "slip"}).wait_loaded()
     for node in stage.sandbox.nodes.values():
         status = worker_status(node)
         assert set(status["Uid"].split()) == set(status["Gid"].split()) == {WORKER}
