@@ -101,6 +101,9 @@ def _about(ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None
     """Return what is in the kernel; what is being brought there while nothing is."""
     if record is not None:
         return record.module
+    # An unload that is done forgets its record a moment before it ends.
+    if isinstance(step, Unload):
+        return step.record.module
     # A load that is superseded before it has begun is known by its step only.
     if isinstance(step, Load | Reload) and ref not in s.desired and ref not in s.begun:
         return step.image.module

@@ -11,10 +11,18 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleState, config_hash, content_hash
 from kmm_common.errors import TransientError
 from kmm_common.logs import Fact, fields_of
-from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, UpdateKind
+from kmm_daemon.journal import Memory
+from kmm_daemon.values import (
+    Accepted,
+    DesiredUpdate,
+    KernelView,
+    LoadedRecord,
+    NeedsSnapshot,
+    UpdateKind,
+)
 from support.history import check
 from support.node import Node, desired, ref, snapshot
-from support.simkernel import SimFile, failure
+from support.simkernel import SimFile, SimKernel, failure
 from support.virtualclock import rest
 
 A, B = "sha256:aaaaaaaa", "sha256:bbbbbbbb"
@@ -424,6 +432,42 @@ async def test_diff_is_applied_to_its_base(node: Node) -> None:
     assert await node.send(update) == Accepted(uid="nms-1", generation=5)
     assert set(node.kernel.rows) == {"m", "new"}
     assert isinstance(await node.send(update), NeedsSnapshot)
+
+
+async def test_unload_that_is_done_but_not_yet_journaled_is_still_told_as_one(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.want(desired())
+    gates = {name: asyncio.Event() for name in ("unload", "view", "write")}
+    unload, view, write = SimKernel.unload, SimKernel.view, node.journal.write
+
+    async def slow_unload(kernel: SimKernel, record: LoadedRecord, keep: frozenset[str]) -> None:
+        await gates["unload"].wait()
+        await unload(kernel, record, keep)
+
+    async def slow_view(kernel: SimKernel) -> KernelView:
+        monkeypatch.setattr(SimKernel, "view", view)
+        await gates["view"].wait()
+        return await view(kernel)
+
+    async def slow_write(memory: Memory) -> None:
+        await gates["write"].wait()
+        await write(memory)
+
+    monkeypatch.setattr(SimKernel, "unload", slow_unload)
+    await node.want()
+    monkeypatch.setattr(node.journal, "write", slow_write)
+    monkeypatch.setattr(SimKernel, "view", slow_view)
+    await node.clock.advance(60)
+    for name in ("unload", "view"):
+        gates[name].set()
+        await rest()
+    said = node.said()
+    assert said is not None
+    assert (said.state, said.in_kernel) == (ModuleState.UNLOADING, False)
+    gates["write"].set()
+    await rest()
+    assert node.said() is None
 
 
 async def test_facts_are_logged_once_and_make_a_good_history(
