@@ -1,5 +1,6 @@
 """A setting that is wrong ends kmm-cp with its name, and without a traceback."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -58,7 +59,9 @@ def test_file_that_is_missing_ends_kmm_cp_with_code_1_and_its_name(
 def test_port_that_is_taken_ends_kmm_cp_with_code_1_and_says_so(
     control_plane: KmmCp, tmp_path: Path
 ) -> None:
-    ended = _run(tmp_path, {**control_plane.settings, "metrics_listen": "127.0.0.1:0"})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"metrics_listen": "127.0.0.1:0", "listen": f"127.0.0.1:{taken.getsockname()[1]}"}
+        ended = _run(tmp_path, {**control_plane.settings, **ports})
     assert ended.returncode == 1
     assert "address already in use" in ended.stderr
 

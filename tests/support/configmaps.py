@@ -27,6 +27,17 @@ PATIENT = 90.0
 _numbers = count(1)
 
 
+class NotingClock(SystemClock):
+    """Notes what it is asked to wait for, in seconds."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await super().sleep(seconds)
+
+
 def decode(content: dict[str, Any]) -> str:
     return content["data"]["value"]
 
@@ -41,6 +52,7 @@ class Scene:
     client: KubeClient
     changes: list[Change[str]] = field(default_factory=list)
     """All changes that the informer told of."""
+    clock: NotingClock = field(default_factory=NotingClock)
 
     @property
     def path(self) -> str:
@@ -81,7 +93,7 @@ class Scene:
             self.client,
             CONFIG_MAPS,
             decode,
-            clock=SystemClock(),
+            clock=self.clock,
             namespace=self.namespace,
             label_selector=SELECTOR,
             pace=pace,

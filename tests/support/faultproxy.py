@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from kmm_common.clock import SystemClock
 from kmm_sandbox.pki import Identity
 from support.cluster import Cluster
 
@@ -33,11 +32,9 @@ class Call:
     name: str
     """Empty for collections."""
     query: dict[str, str]
-    at: float
-    """Monotonic seconds."""
 
     @classmethod
-    def of(cls, request: web.Request, at: float) -> "Call":
+    def of(cls, request: web.Request) -> "Call":
         parts = request.path.strip("/").split("/")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         if parts[0] == "namespaces" and len(parts) > 2:
@@ -50,7 +47,6 @@ class Call:
             resource=resource,
             name=name,
             query=query,
-            at=at,
         )
 
 
@@ -142,7 +138,6 @@ class FaultProxy:
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
-        self._clock = SystemClock()
 
     @property
     def url(self) -> str:
@@ -233,7 +228,7 @@ class FaultProxy:
     # What it does.
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        call = Call.of(request, self._clock.monotonic())
+        call = Call.of(request)
         self.calls.append(call)
         assert isinstance(request.transport, asyncio.Transport)
         self._connections.add(request.transport)
