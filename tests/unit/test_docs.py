@@ -59,3 +59,15 @@ def test_metrics_that_are_listed_are_those_that_are_served(program: str, exposit
         if not family.name.endswith("_created")
     }
     assert listed == served
+
+
+def test_every_test_behind_a_promise_exists() -> None:
+    root = REFERENCE.parents[1]
+    text = (REFERENCE.parent / "explanation/promises.md").read_text()
+    file = None
+    named = re.findall(r"`(tests/\w+/\w+\.py)?(?:::(test_\w+))?`", text)
+    assert any(named)
+    for path, test in filter(any, named):
+        file = root / path if path else file
+        assert file is not None
+        assert f"def {test}" in file.read_text()
