@@ -1,10 +1,12 @@
 """python -m kmm_sandbox up | check: what `make sandbox` and `make sandbox-check` run."""
 
 import argparse
+import json
 import sys
 
 from kmm_common.errors import KmmError
-from kmm_sandbox.launch import launch
+from kmm_sandbox.launch import CHECK, launch
+from kmm_sandbox.verdict import failure
 
 NODES = 3
 
@@ -18,6 +20,8 @@ def main() -> int:
         return launch(options.mode, nodes=max(options.nodes, 1))
     except KmmError as error:
         sys.stderr.write(f"sandbox: {error}\n")
+        if options.mode == CHECK:
+            print(json.dumps(failure(str(error))))
         return 1
 
 

@@ -1,15 +1,13 @@
 """`make sandbox-check`: the life of two Modules, unattended, with a verdict in JSON."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kmm_common.errors import KmmError
-from kmm_sandbox import samples
+from kmm_sandbox import samples, verdict
 from kmm_sandbox.audit import ApiWrites, counted
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.lifeline import Lifeline
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.relay import Relay
@@ -22,11 +20,12 @@ SESSION = '"msg": "session with the control plane"'
 """What a daemon logs when a session stands."""
 
 
-def run(sandbox: Sandbox, lifeline: Lifeline, relay: Relay) -> int:
-    """Go through all steps; print the verdict as the last line; 1 if a step failed."""
+def run(sandbox: Sandbox, relay: Relay) -> int:
+    """Go through all steps; leave the verdict; 1 if a step failed."""
     journey = Journey(sandbox)
-    ok = journey.run(lifeline)
-    print(json.dumps({"ok": ok, **journey.verdict()}), flush=True)
+    version = sandbox.api.get("/version")["gitVersion"]
+    ok = journey.run()
+    verdict.leave(sandbox.directory, {"ok": ok, "kubernetes": version, **journey.told()})
     return 0 if ok else 1
 
 
@@ -47,7 +46,7 @@ class Journey:
     def second(self) -> Outcome:
         return Outcome(self.sandbox, "ppp", "ppp_generic")
 
-    def run(self, lifeline: Lifeline) -> bool:
+    def run(self) -> bool:
         """Take the steps in order until one fails; tell whether none did."""
         steps: list[tuple[str, Callable[[], None]]] = [
             ("load", self.load),
@@ -58,13 +57,11 @@ class Journey:
             ("unload one", self.unload_one),
             ("unload", self.unload),
         ]
-        return all(self._step(name, action, lifeline) for name, action in steps)
+        return all(self._step(name, action) for name, action in steps)
 
-    def verdict(self) -> dict[str, object]:
+    def told(self) -> dict[str, object]:
         """Return what was run on, how long it took, and what it cost the API server."""
-        version = self.sandbox.api.get("/version")["gitVersion"]
         return {
-            "kubernetes": version,
             "kernel": self.sandbox.kernel.version,
             "steps": self.steps,
             "api_writes": {name: round(each.per_pair, 2) for name, each in self.writes.items()},
@@ -165,17 +162,16 @@ class Journey:
         logs = self.sandbox.daemon_logs(node)
         return sum(log.read_text().count(SESSION) for log in logs)
 
-    def _step(self, name: str, action: Callable[[], None], lifeline: Lifeline) -> bool:
+    def _step(self, name: str, action: Callable[[], None]) -> bool:
         """Take one step; note its time, and the failure if it is one."""
         started = self.sandbox.progress.elapsed
         try:
-            if lifeline.cut():
-                raise SandboxError("interrupted")
             with self.sandbox.progress.step(name):
                 action()
-        except (KmmError, OSError) as error:
-            self.sandbox.progress.say(f"{name}: failed: {error}")
-            self.steps.append({"step": name, "error": str(error)[:2000]})
+        except (KmmError, OSError, KeyboardInterrupt) as error:
+            told = str(error)[:2000] or "interrupted"
+            self.sandbox.progress.say(f"{name}: failed: {told}")
+            self.steps.append({"step": name, "error": told})
             return False
         seconds = round(self.sandbox.progress.elapsed - started, 2)
         self.steps.append({"step": name, "seconds": seconds})

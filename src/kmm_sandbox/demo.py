@@ -1,9 +1,10 @@
 """`make sandbox`: one Module on three nodes, then the stage is the user's."""
 
+import contextlib
+import time
 from pathlib import Path
 
 from kmm_sandbox import samples
-from kmm_sandbox.lifeline import Lifeline
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.relay import Relay
 from kmm_sandbox.sandbox import Sandbox
@@ -12,8 +13,8 @@ LOOK_SECONDS = 1.0
 NAME, KERNEL_MODULE, PARAMETER = "slip", "slip", "slip_maxdev=64"
 
 
-def run(sandbox: Sandbox, lifeline: Lifeline, relay: Relay) -> int:
-    """Show a load, say how to go on, stay until told to end. Raises SandboxError."""
+def run(sandbox: Sandbox, relay: Relay) -> int:
+    """Show a load, say how to go on, stay until interrupted. Raises SandboxError."""
     kubeconfig = _outside_kubeconfig(sandbox, relay)
     manifest = sandbox.directory / "module.yaml"
     with sandbox.progress.step(f"kmod image of {KERNEL_MODULE}, built and pushed"):
@@ -24,8 +25,10 @@ def run(sandbox: Sandbox, lifeline: Lifeline, relay: Relay) -> int:
         Outcome(sandbox, NAME, KERNEL_MODULE).wait_loaded()
     _show(sandbox)
     _explain(sandbox, kubeconfig, manifest)
-    while not lifeline.cut(within=LOOK_SECONDS):
-        sandbox.require_alive()
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(LOOK_SECONDS)
+            sandbox.require_alive()
     return 0
 
 

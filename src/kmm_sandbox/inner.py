@@ -1,7 +1,6 @@
 """The inner half: runs inside the namespaces, as their first process."""
 
 import argparse
-import shutil
 import signal
 import socket
 import sys
@@ -9,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kmm_common.errors import KmmError
-from kmm_sandbox import check, demo, namespaces
+from kmm_sandbox import check, demo, namespaces, rundirectory, verdict
 from kmm_sandbox.binaries import find_binaries
-from kmm_sandbox.lifeline import Lifeline
+from kmm_sandbox.lifeline import INTERRUPTED, Lifeline
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
 from kmm_sandbox.sandbox import Sandbox
 
-MODES: Mapping[str, Callable[[Sandbox, Lifeline, Relay], int]] = {
+MODES: Mapping[str, Callable[[Sandbox, Relay], int]] = {
     "up": demo.run,
     "check": check.run,
 }
@@ -29,12 +28,20 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress = Progress()
     lifeline = Lifeline(options.lifeline)
+    lifeline.interrupt_when_cut()
     try:
         namespaces.require_inside()
         return _run(options, progress, lifeline)
     except KmmError as error:
         progress.say(f"failed: {error}")
+        verdict.leave(options.directory, verdict.failure(str(error)))
         return 1
+    except KeyboardInterrupt:
+        verdict.leave(options.directory, verdict.failure("interrupted"))
+        return INTERRUPTED
+    finally:
+        progress.say("everything is stopped")
+        rundirectory.remove_unless_held(options.directory)
 
 
 def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:
@@ -49,13 +56,10 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
         outside = socket.socket(fileno=options.api_socket)
         relay = Relay(outside=outside, inside=("127.0.0.1", sandbox.plane.layout.ports.api))
         relay.start()
-        return MODES[options.mode](sandbox, lifeline, relay)
+        return MODES[options.mode](sandbox, relay)
     finally:
+        lifeline.let_go()
         sandbox.stop()
-        progress.say("everything is stopped")
-        if lifeline.cut():
-            # The outer half may be gone: nobody else would clean up.
-            shutil.rmtree(options.directory, ignore_errors=True)
 
 
 def _options() -> argparse.Namespace:

@@ -4,8 +4,6 @@ The inner half lives exactly as long as a pipe to this process: when the pipe is
 Ctrl-C or because this process is gone, it ends in order; a second Ctrl-C ends it at once.
 """
 
-import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -18,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from kmm_sandbox import machine, namespaces, xstate
+from kmm_sandbox import machine, namespaces, rundirectory, verdict, xstate
 from kmm_sandbox.binaries import cache_directory, find_binaries
+from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import outside_socket
 
-PREFIX = "kmm-sandbox-"
-LOCK = "lock"
+CHECK = "check"
+"""The mode whose last line is a verdict."""
 
 
 def launch(mode: str, *, nodes: int) -> int:
@@ -33,41 +32,16 @@ def launch(mode: str, *, nodes: int) -> int:
     machine.prepare(progress)
     find_binaries(progress)
     xstate.preload(cache_directory())
-    sweep()
-    with _directory() as directory, outside_socket() as api:
+    rundirectory.sweep()
+    with rundirectory.held() as directory, outside_socket() as api:
         code = _run(mode, directory, api, nodes)
-        if code:
+        if code not in (0, INTERRUPTED):
             kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
             _keep_logs(directory, kept)
             progress.say(f"logs of the failed run: {kept}")
+        if mode == CHECK:
+            print(verdict.line(directory), flush=True)
     return code
-
-
-def sweep() -> None:
-    """Remove directories of earlier runs that nobody holds any more."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        lock = directory / LOCK
-        if lock.exists() and _is_free(lock):
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _is_free(lock: Path) -> bool:
-    with lock.open() as file, contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-@contextmanager
-def _directory() -> Iterator[Path]:
-    """Make the run's directory and hold its lock while it is in use."""
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with (directory / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _run(mode: str, directory: Path, api: socket.socket, nodes: int) -> int:
@@ -84,14 +58,16 @@ def _run(mode: str, directory: Path, api: socket.socket, nodes: int) -> int:
         start_new_session=True,
     )
     os.close(lifeline)
-    with _interruptible(child, ours):
-        return child.wait()
+    open_pipes = [ours]
+    with _interruptible(child, open_pipes):
+        code = child.wait()
+        interrupted = not open_pipes
+    return INTERRUPTED if code and interrupted else code
 
 
 @contextmanager
-def _interruptible(child: "subprocess.Popen[bytes]", pipe: int) -> Iterator[None]:
+def _interruptible(child: "subprocess.Popen[bytes]", open_pipes: list[int]) -> Iterator[None]:
     """Close the pipe at the first signal, kill the child at the second."""
-    open_pipes = [pipe]
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         if open_pipes:

@@ -1,7 +1,13 @@
 """The pipe to the outer half: closed means that it is time to end."""
 
+import os
 import select
+import signal
+import threading
 from dataclasses import dataclass
+
+INTERRUPTED = 130
+"""Exit code when the lifeline was cut before the work was done, as a shell's after Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +16,18 @@ class Lifeline:
 
     descriptor: int
 
-    def cut(self, *, within: float = 0.0) -> bool:
-        """Tell whether the other side has closed, waiting so many seconds for it."""
-        readable, _, _ = select.select([self.descriptor], [], [], within)
-        return bool(readable)
+    def interrupt_when_cut(self) -> None:
+        """Have KeyboardInterrupt raised in the main thread when the other side has closed.
+
+        SIGINT itself may be the terminal's, which is for the outer half alone.
+        """
+        signal.signal(signal.SIGUSR1, signal.default_int_handler)
+        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+
+    def let_go(self) -> None:
+        """Interrupt no more: the end has begun."""
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def _watch(self) -> None:
+        select.select([self.descriptor], [], [])
+        os.kill(os.getpid(), signal.SIGUSR1)

@@ -1,0 +1,28 @@
+"""The verdict of `make sandbox-check`: left by the inner half, printed last by the outer one."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE = "verdict.json"
+"""Its name in the sandbox's directory."""
+
+
+def leave(directory: Path, verdict: Mapping[str, object]) -> None:
+    """Leave the verdict for the outer half; the first one stays."""
+    path = directory / FILE
+    if not path.exists():
+        path.write_text(json.dumps(verdict))
+
+
+def failure(message: str) -> dict[str, object]:
+    """Return the verdict on a run that did not get to its steps."""
+    return {"ok": False, "error": message}
+
+
+def line(directory: Path) -> str:
+    """Return the verdict as one line of JSON, also for a run that was killed before it left one."""
+    path = directory / FILE
+    if path.exists():
+        return path.read_text()
+    return json.dumps(failure("the sandbox ended without a verdict"))

@@ -1,0 +1,207 @@
+"""`make sandbox` and `make sandbox-check` end whole, whoever ends them and whatever breaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kmm_sandbox.processes import wait_until
+
+UP = "The cluster is up."
+STARTING = "Kubernetes, registry and 1 kernels ..."
+STEPPING = "load ..."
+SECONDS = 120.0
+KINDS = ("pid", "net", "mnt")
+
+
+@dataclass(slots=True)
+class Run:
+    """The sandbox as a user starts it, its output in a file."""
+
+    popen: "subprocess.Popen[bytes]"
+    output: Path
+    scratch: Path
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        def there() -> bool:
+            assert self.popen.poll() is None or text in self.said(), self.said()
+            return text in self.said()
+
+        wait_until(there, seconds=SECONDS, what=f"{text!r} in the sandbox's output")
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces that the sandbox has made for itself."""
+        inside = (pid for pid in pids() if str(self.scratch) in environment(pid))
+        return {name for pid in inside for name in namespaces(pid)} - set(namespaces(os.getpid()))
+
+    def process(self, word: str) -> int:
+        """Return the process whose command line has this word, and that the sandbox started."""
+        found = [p for p in pids() if str(self.scratch) in environment(p) and word in command(p)]
+        assert found, word
+        return found[0]
+
+    def ended(self) -> int:
+        return self.popen.wait(timeout=SECONDS)
+
+    def wait_for_nothing_left(self, own: set[str]) -> None:
+        """Wait until no process, and so no namespace, is left, and no directory but kept logs."""
+        wait_until(lambda: alive_in(own) == [], seconds=SECONDS, what="end of all processes")
+        wait_until(lambda: self.directories() == [], seconds=SECONDS, what="an empty /tmp")
+
+    def directories(self) -> list[Path]:
+        return [each for each in self.scratch.iterdir() if "-logs-" not in each.name]
+
+
+def pids() -> list[int]:
+    return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+
+
+def environment(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    return ""
+
+
+def command(pid: int) -> list[str]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    return []
+
+
+def namespaces(pid: int) -> list[str]:
+    with suppress(OSError):
+        return [str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in KINDS]
+    return []
+
+
+def alive_in(gone: set[str]) -> list[list[str]]:
+    """Return the commands of what still runs in any of these namespaces."""
+    return [command(pid) for pid in pids() if gone & set(namespaces(pid))]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+    """Start one sandbox with one node; it is gone at the end of the test at the latest."""
+    scratch, output = tmp_path / "tmp", tmp_path / "output"
+    scratch.mkdir()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(mode: str) -> Run:
+        with output.open("wb") as file:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "kmm_sandbox", mode, "--nodes", "1"],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
+            )
+        started.append(popen)
+        return Run(popen, output, scratch)
+
+    yield run
+    for popen in started:
+        popen.kill()
+        popen.wait()
+
+
+def interrupt(run: Run) -> None:
+    run.popen.send_signal(signal.SIGINT)
+
+
+def interrupt_twice(run: Run) -> None:
+    interrupt(run)
+    interrupt(run)
+
+
+def terminate(run: Run) -> None:
+    run.popen.send_signal(signal.SIGTERM)
+
+
+def kill_outer_half(run: Run) -> None:
+    run.popen.kill()
+
+
+def kill_inner_half(run: Run) -> None:
+    os.kill(run.process("kmm_sandbox.inner"), signal.SIGKILL)
+
+
+def kill_etcd(run: Run) -> None:
+    etcd = next(
+        p
+        for p in pids()
+        if command(p)[:1]
+        and Path(command(p)[0]).name == "etcd"
+        and str(run.scratch) in environment(p)
+    )
+    os.kill(etcd, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("moment", "end", "codes"),
+    [
+        (UP, interrupt, {0}),
+        (UP, interrupt_twice, {0, 130}),
+        (UP, terminate, {0}),
+        (UP, kill_outer_half, {-9}),
+        (UP, kill_inner_half, {1, 137, -9, 247}),
+        (STARTING, interrupt, {130}),
+        (STARTING, interrupt_twice, {130}),
+        (STARTING, kill_outer_half, {-9}),
+    ],
+)
+def test_whatever_ends_the_sandbox_nothing_of_it_is_left(
+    start: Callable[[str], Run], moment: str, end: Callable[[Run], None], codes: set[int]
+) -> None:
+    run = start("up")
+    run.wait_for(moment)
+    own = run.namespaces()
+    assert len(own) >= len(KINDS)
+    end(run)
+    assert run.ended() in codes, run.said()
+    run.wait_for_nothing_left(own)
+
+
+def test_part_that_dies_is_named_and_its_logs_are_kept(start: Callable[[str], Run]) -> None:
+    run = start("up")
+    run.wait_for(UP)
+    own = run.namespaces()
+    kill_etcd(run)
+    assert run.ended() == 1
+    run.wait_for_nothing_left(own)
+    assert "failed: etcd ended with exit code -9" in run.said()
+    (kept,) = run.scratch.glob("kmm-sandbox-logs-*")
+    assert f"logs of the failed run: {kept}" in run.said()
+    assert any("etcd" in log.name for log in kept.rglob("*.log"))
+
+
+def test_check_that_is_interrupted_still_ends_with_its_verdict(
+    start: Callable[[str], Run],
+) -> None:
+    run = start("check")
+    run.wait_for(STEPPING)
+    interrupt(run)
+    assert run.ended() != 0
+    verdict = json.loads(run.said().splitlines()[-1])
+    assert verdict["ok"] is False
+    assert verdict["steps"] == [{"step": "load", "error": "interrupted"}]
+
+
+def test_check_whose_halves_are_killed_still_ends_with_a_verdict(
+    start: Callable[[str], Run],
+) -> None:
+    run = start("check")
+    run.wait_for(STEPPING)
+    kill_inner_half(run)
+    assert run.ended() != 0
+    verdict = json.loads(run.said().splitlines()[-1])
+    assert verdict == {"ok": False, "error": "the sandbox ended without a verdict"}
