@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes_asyncio import client as k8s
 from kubernetes_asyncio import config as k8s_config
+from kubernetes_asyncio.config import kube_config
 
 from kmm_common.errors import TerminalError
 from kmm_cp.kube.errors import UnavailableError, from_answer
@@ -95,20 +96,11 @@ class KubeClient:
     ) -> "KubeClient":
         """Return a client for a kubeconfig file, or for the Pod's service account."""
         configuration = k8s.Configuration()
-        try:
-            if kubeconfig is None:
-                k8s_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-            else:
-                await k8s_config.load_kube_config(
-                    config_file=str(kubeconfig), client_configuration=configuration
-                )
-        except (k8s_config.ConfigException, OSError) as error:
-            raise TerminalError(
-                f"kubeconfig {kubeconfig or '(in cluster)'}: {error}", reason="InvalidSettings"
-            ) from error
-        return cls(
-            configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
-        )
+        with _no_keys_left_in_files():
+            await _load(configuration, kubeconfig)
+            return cls(
+                configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
+            )
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -287,6 +279,33 @@ class KubeClient:
         sub = f"/{request.subresource}" if request.subresource else ""
         resource = f"{request.resource.plural}{sub}"
         self._observer.written(resource=resource, verb=request.verb, code=code)
+
+
+async def _load(configuration: Any, kubeconfig: Path | None) -> None:
+    """Fill in where the API server is and who we are. Raises TerminalError."""
+    try:
+        if kubeconfig is None:
+            k8s_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        else:
+            await k8s_config.load_kube_config(
+                config_file=str(kubeconfig), client_configuration=configuration
+            )
+    except (k8s_config.ConfigException, OSError) as error:
+        raise TerminalError(
+            f"kubeconfig {kubeconfig or '(in cluster)'}: {error}", reason="InvalidSettings"
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_keys_left_in_files() -> Iterator[None]:
+    """Remove, after the body, the files that keys embedded in a kubeconfig were written to.
+
+    ssl loads keys from files only; the library would leave them there until a clean exit.
+    """
+    try:
+        yield
+    finally:
+        kube_config._cleanup_temp_files()
 
 
 async def _body(response: aiohttp.ClientResponse) -> Any:

@@ -1,5 +1,6 @@
 """What the API client asks for, and what it makes of answers, against a server on loopback."""
 
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from kmm_common.errors import TerminalError, TransientError
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.errors import GoneError, TooManyRequestsError, UnavailableError
 from kmm_cp.kube.resources import CONFIG_MAPS, MODULES, NODES
+from kmm_sandbox.kubeconfig import write_kubeconfig
+from kmm_sandbox.pki import Authority, Identity
 
 
 class Api:
@@ -120,6 +123,25 @@ async def test_kubeconfig_that_is_of_no_use_is_named(tmp_path: Path, content: st
     with pytest.raises(TerminalError, match=str(path)) as caught:
         await KubeClient.connect(path, user_agent="test", field_manager="test")
     assert caught.value.reason == "InvalidSettings"
+
+
+async def test_key_in_a_kubeconfig_is_left_in_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, scratch = Authority("test"), tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    path = write_kubeconfig(
+        tmp_path / "kubeconfig",
+        server="https://127.0.0.1:1",
+        ca_pem=authority.credential.cert_pem,
+        user="kmm-cp",
+        credential=authority.issue(Identity(common_name="kmm-cp", client=True)),
+    )
+    for _ in range(2):
+        client = await KubeClient.connect(path, user_agent="test", field_manager="test")
+        await client.close()
+        assert list(scratch.iterdir()) == []
 
 
 async def test_pod_without_a_service_account_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
