@@ -1,4 +1,4 @@
-"""python -m benchmarks [--only NAME]: a table for people, then one JSON line a figure."""
+"""python -m benchmarks [--only NAME]: a table, JSON lines; exit 1 if a figure is over its limit."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import encoding, lifecycle
+from benchmarks import encoding, lifecycle, thresholds
 from benchmarks.figures import Figure, table
 from kmm_sandbox import machine, namespaces
 
@@ -28,7 +28,10 @@ def main() -> int:
     print(table(figures), end="\n\n")
     for figure in figures:
         print(figure.as_json())
-    return 0
+    told = thresholds.broken(figures, thresholds.read())
+    for line in told:
+        sys.stderr.write(f"benchmarks: {line}\n")
+    return 1 if told else 0
 
 
 def _inside() -> int:
