@@ -50,7 +50,10 @@ class Outcome:
     note: str = ""
     """The reason, for people."""
     reason: str = ""
-    """HELD, INVALID: one of kmm_common.api.names.Reason."""
+    """HELD, INVALID, UNMAPPED, OUT: one of kmm_common.api.names.Reason.
+
+    A node that the selector does not match has none.
+    """
     targeted: bool = True
     """Selected, and not kept out by taints: upstream's nodesMatchingSelectorNumber."""
     planned: bool = False
@@ -98,7 +101,10 @@ def outcome_of(module: Module, entries: Entries, sight: Sight, now: datetime) ->
     verdict = eligibility(module, sight.node, sight.state, now)
     if isinstance(verdict, NotEligible):
         kind = Kind.UNMAPPED if verdict.reason is Reason.NO_MATCHING_KERNEL else Kind.OUT
-        return replace(outcome, kind=kind, targeted=verdict.reason not in _NOT_TARGETED)
+        outcome = replace(outcome, kind=kind, targeted=verdict.reason not in _NOT_TARGETED)
+        if verdict.reason is Reason.SELECTOR_MISMATCH:
+            return outcome
+        return replace(outcome, reason=verdict.reason, note=verdict.message)
     if isinstance(verdict, Held):
         kind = Kind.HELD if verdict.reason is Reason.VERSION_HELD else Kind.INVALID
         return replace(outcome, kind=kind, reason=verdict.reason, note=verdict.message)

@@ -105,7 +105,10 @@ def _on_nodes(by_kind: _ByKind, tolerated: Tolerance) -> Verdict:
 
 
 def _told(head: str, by_kind: _ByKind) -> str:
-    """Return a sentence that names some nodes of every kind but the loaded ones."""
+    """Return a sentence that names some nodes of every kind but the loaded ones.
+
+    Nodes that the selector does not match are none of the Module's business.
+    """
     failed = len(by_kind[Kind.FAILED])
     parts = (
         (f"{failed} failed", by_kind[Kind.FAILED]),
@@ -113,6 +116,7 @@ def _told(head: str, by_kind: _ByKind) -> str:
         ("not ready", by_kind[Kind.AWAY]),
         ("another version is ordered on", by_kind[Kind.HELD]),
         ("no kernel mapping for", by_kind[Kind.UNMAPPED]),
+        ("kept out of", [each for each in by_kind[Kind.OUT] if each.reason]),
     )
     return "; ".join([head, *(f"{what}: {_some(found)}" for what, found in parts if found)])
 

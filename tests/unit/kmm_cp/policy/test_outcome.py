@@ -134,6 +134,21 @@ def test_a_node_that_should_not_have_it_says_why(kmod, on, kind, targeted):
 
 
 @pytest.mark.parametrize(
+    ("kmod", "on", "reason", "told"),
+    [
+        (module(spec={"selector": {"a": "b"}}), node(), "", ""),
+        (module(), node(unschedulable=True), "Cordoned", "cordoned"),
+        (module(), node(taints=(Taint(key="k", effect="NoExecute"),)), "UntoleratedTaint", "k:No"),
+        (module(container={"version": "2"}), node(), "VersionNotOrdered", VERSION),
+    ],
+)
+def test_a_node_that_keeps_out_a_module_that_selects_it_says_why(kmod, on, reason, told):
+    found = outcome(kmod=kmod, on=on)
+    assert found.reason == reason
+    assert told in found.note and bool(found.note) is bool(told)
+
+
+@pytest.mark.parametrize(
     ("mapping", "reason"),
     [
         ({"regexp": "("}, "InvalidMapping"),

@@ -89,6 +89,24 @@ def test_the_message_names_nodes_and_reasons(kinds, message):
     assert judged(*kinds, note="why").message == message
 
 
+def kept_out(*names):
+    return [
+        Outcome(node=name, kernel="k", kind=Kind.OUT, reason="Cordoned", note="it is cordoned")
+        for name in names
+    ]
+
+
+def test_nodes_that_the_selector_matches_and_that_keep_the_module_out_are_named():
+    verdict = verdict_on(module(), kept_out("b", "d", "a", "c"), NONE)
+    assert verdict.message == (
+        "no node should have it; kept out of: a (it is cordoned), b (it is cordoned), "
+        "c (it is cordoned) and 1 more"
+    )
+    some = [*outcomes(L, Kind.OUT, note="not selected"), *kept_out("a")]
+    message = verdict_on(module(), some, NONE).message
+    assert message == "loaded on 1 of 1 nodes; kept out of: a (it is cordoned)"
+
+
 def test_a_node_without_a_note_is_only_named():
     assert judged(C).message == "loaded on 0 of 1 nodes; waiting for: node-1"
 
