@@ -2,27 +2,44 @@
 
 import argparse
 import json
+import signal
+import subprocess
 import sys
 
 from kmm_common.errors import KmmError
-from kmm_sandbox.launch import CHECK, launch
+from kmm_sandbox.launch import SIGNALS, Ended, launch
+from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.verdict import failure
 
 NODES = 3
+CHECK = "check"
+"""The mode whose last line is a verdict, and whose exit code is 0 or 1."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="kmm_sandbox", description="A cluster on this machine")
-    parser.add_argument("mode", choices=["up", "check"])
+    parser.add_argument("mode", choices=["up", CHECK])
     parser.add_argument("--nodes", type=int, default=NODES, help=f"default {NODES}, at least 1")
     options = parser.parse_args()
+    for each in SIGNALS:
+        signal.signal(each, signal.default_int_handler)
+    ended = _ended(options.mode, max(options.nodes, 1))
+    if options.mode == CHECK:
+        print(ended.verdict, flush=True)
+        return min(abs(ended.code), 1)
+    return ended.code
+
+
+def _ended(mode: str, nodes: int) -> Ended:
+    """Run the sandbox; say what kept it from running, or that it was interrupted before it did."""
     try:
-        return launch(options.mode, nodes=max(options.nodes, 1))
-    except KmmError as error:
-        sys.stderr.write(f"sandbox: {error}\n")
-        if options.mode == CHECK:
-            print(json.dumps(failure(str(error))))
-        return 1
+        return launch(mode, nodes=nodes)
+    except (KmmError, OSError, subprocess.SubprocessError) as error:
+        code, told = 1, str(error)
+    except KeyboardInterrupt:
+        code, told = INTERRUPTED, "interrupted"
+    sys.stderr.write(f"sandbox: {told}\n")
+    return Ended(code, json.dumps(failure(told)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Builds programs from a pinned Go module, counting packages while it does."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -80,7 +82,7 @@ def _download(go: Path, job: Build, environment: Mapping[str, str]) -> int:
     """Fetch the modules the programs need (not all that go.mod names); count their packages."""
     argv = [str(go), "-C", str(job.module), "list", "-deps", *job.packages.values()]
     done = subprocess.run(
-        argv, env=dict(environment), capture_output=True, text=True, timeout=LIMIT_SECONDS
+        leash(argv), env=dict(environment), capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
     if done.returncode:
         raise SandboxError(
@@ -110,7 +112,9 @@ def _compile(argv: list[str], environment: Mapping[str, str], meter: Meter) -> N
             meter.show(len(compiled.lines), clock.monotonic() - started)
             time.sleep(0.2)
     finally:
-        process.kill()
+        # The compilers, too, which hold the other end of the pipe.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.join()
     if process.returncode:

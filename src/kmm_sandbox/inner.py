@@ -1,6 +1,7 @@
 """The inner half: runs inside the namespaces, as their first process."""
 
 import argparse
+import contextlib
 import signal
 import socket
 import sys
@@ -25,7 +26,8 @@ def main() -> int:
     """Start the sandbox, run the mode, end the sandbox; 1 if anything failed."""
     options = _options()
     # The outer half decides when it is over.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     progress = Progress()
     lifeline = Lifeline(options.lifeline)
     lifeline.interrupt_when_cut()
@@ -40,8 +42,10 @@ def main() -> int:
         verdict.leave(options.directory, verdict.failure("interrupted"))
         return INTERRUPTED
     finally:
-        progress.say("everything is stopped")
         rundirectory.remove_unless_held(options.directory)
+        # The terminal may be gone, and with it the outer half.
+        with contextlib.suppress(OSError):
+            progress.say("everything is stopped")
 
 
 def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:

@@ -4,6 +4,7 @@ The inner half lives exactly as long as a pipe to this process: when the pipe is
 Ctrl-C or because this process is gone, it ends in order; a second Ctrl-C ends it at once.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -22,29 +24,38 @@ from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import outside_socket
 
-CHECK = "check"
-"""The mode whose last line is a verdict."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the sandbox: Ctrl-C, a supervisor, a terminal that is closed."""
 
 
-def launch(mode: str, *, nodes: int) -> int:
-    """Run the sandbox in a mode of kmm_sandbox.inner; return its exit code."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended."""
+
+    code: int
+    """Exit code."""
+    verdict: str
+    """One line of JSON; only a check says more in it than that there is none."""
+
+
+def launch(mode: str, *, nodes: int) -> Ended:
+    """Run the sandbox in a mode of kmm_sandbox.inner. Raises SandboxError."""
     progress = Progress()
     machine.prepare(progress)
     find_binaries(progress)
     xstate.preload(cache_directory())
     rundirectory.sweep()
     with rundirectory.held() as directory, outside_socket() as api:
-        code = _run(mode, directory, api, nodes)
+        code = _run(mode, directory, api, nodes, progress)
         if code not in (0, INTERRUPTED):
             kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
             _keep_logs(directory, kept)
             progress.say(f"logs of the failed run: {kept}")
-        if mode == CHECK:
-            print(verdict.line(directory), flush=True)
-    return code
+        return Ended(code, verdict.line(directory))
 
 
-def _run(mode: str, directory: Path, api: socket.socket, nodes: int) -> int:
+def _run(mode: str, directory: Path, api: socket.socket, nodes: int, progress: Progress) -> int:
+    """Run the inner half; return its exit code, as a shell tells of one that a signal ended."""
     lifeline, ours = os.pipe()
     inner = [
         *(sys.executable, "-m", "kmm_sandbox.inner", mode, "--directory", str(directory)),
@@ -59,23 +70,30 @@ def _run(mode: str, directory: Path, api: socket.socket, nodes: int) -> int:
     )
     os.close(lifeline)
     open_pipes = [ours]
-    with _interruptible(child, open_pipes):
+    with _interruptible(child, open_pipes, progress):
         code = child.wait()
         interrupted = not open_pipes
-    return INTERRUPTED if code and interrupted else code
+    if code and interrupted:
+        return INTERRUPTED
+    return code if code >= 0 else 128 - code
 
 
 @contextmanager
-def _interruptible(child: "subprocess.Popen[bytes]", open_pipes: list[int]) -> Iterator[None]:
+def _interruptible(
+    child: "subprocess.Popen[bytes]", open_pipes: list[int], progress: Progress
+) -> Iterator[None]:
     """Close the pipe at the first signal, kill the child at the second."""
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         if open_pipes:
             os.close(open_pipes.pop())
+            # After a hang-up there is nobody to tell.
+            with contextlib.suppress(OSError):
+                progress.say("stopping everything (Ctrl-C again: at once)")
         else:
             child.kill()
 
-    before = {each: signal.signal(each, interrupted) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, interrupted) for each in SIGNALS}
     try:
         yield
     finally:

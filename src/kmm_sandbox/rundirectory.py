@@ -4,12 +4,15 @@ import contextlib
 import fcntl
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = "kmm-sandbox-"
 LOCK = "lock"
+REMOVALS = 50
+PAUSE_SECONDS = 0.1
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def held() -> Iterator[Path]:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
 
 
 def sweep() -> None:
@@ -34,7 +37,24 @@ def remove_unless_held(directory: Path) -> None:
     """Remove a run's directory if its outer half is gone."""
     lock = directory / LOCK
     if lock.exists() and _is_free(lock):
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove all, the lock last: what an interrupted removal leaves is found by the next run.
+
+    Processes that were killed a moment ago may still write: it is tried until nothing is left.
+    """
+    for _ in range(REMOVALS):
+        for each in directory.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != LOCK:
+                each.unlink(missing_ok=True)
+        if [each.name for each in directory.iterdir()] == [LOCK]:
+            break
+        time.sleep(PAUSE_SECONDS)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _is_free(lock: Path) -> bool:

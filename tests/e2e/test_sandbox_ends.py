@@ -17,6 +17,7 @@ from kmm_sandbox.processes import wait_until
 UP = "The cluster is up."
 STARTING = "Kubernetes, registry and 1 kernels ..."
 STEPPING = "load ..."
+ENDING = "Ctrl-C again"
 SECONDS = 120.0
 KINDS = ("pid", "net", "mnt")
 
@@ -119,8 +120,15 @@ def interrupt(run: Run) -> None:
 
 
 def interrupt_twice(run: Run) -> None:
+    """Press Ctrl-C, and again while the sandbox is held up in its end."""
+    os.kill(run.process("kmm_sandbox.inner"), signal.SIGSTOP)
     interrupt(run)
+    run.wait_for(ENDING)
     interrupt(run)
+
+
+def hang_up(run: Run) -> None:
+    run.popen.send_signal(signal.SIGHUP)
 
 
 def terminate(run: Run) -> None:
@@ -150,11 +158,11 @@ def kill_etcd(run: Run) -> None:
     ("moment", "end", "codes"),
     [
         (UP, interrupt, {0}),
-        (UP, interrupt_twice, {0, 130}),
-        (UP, terminate, {0}),
+        (UP, interrupt_twice, {130}),
+        (UP, hang_up, {0}),
         (UP, kill_outer_half, {-9}),
-        (UP, kill_inner_half, {1, 137, -9, 247}),
-        (STARTING, interrupt, {130}),
+        (UP, kill_inner_half, {137}),
+        (STARTING, terminate, {130}),
         (STARTING, interrupt_twice, {130}),
         (STARTING, kill_outer_half, {-9}),
     ],
