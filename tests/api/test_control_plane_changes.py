@@ -124,6 +124,25 @@ async def test_node_whose_kernel_left_the_mappings_unloads(fleet: Fleet) -> None
     await fleet.unloaded(node)
 
 
+async def test_module_leaves_a_node_whose_deletion_a_finalizer_of_others_holds(
+    fleet: Fleet,
+) -> None:
+    node = await fleet.node()
+    await fleet.apply()
+    await fleet.loaded()
+    await fleet.edit_node(node, {"metadata": {"finalizers": ["example.test/held"]}})
+    await asyncio.to_thread(fleet.api.delete, node.path)
+    held = await fleet.find(node.path)
+    assert held is not None and "deletionTimestamp" in held["metadata"]
+    await fleet.set_parameters("m", "speed=2")
+    await eventually(lambda: _parameters(node), lambda found: found == ("speed=2",))
+    await fleet.delete()
+    await fleet.gone()
+    await fleet.unloaded(node)
+    await fleet.edit_node(node, {"metadata": {"finalizers": None}})
+    await eventually(lambda: fleet.find(node.path), lambda found: found is None, what="node gone")
+
+
 # Labels set by hand.
 
 
@@ -156,6 +175,10 @@ async def test_cordon_and_no_schedule_keep_out_what_is_not_there_only(fleet: Fle
     await fleet.edit_node(node, {"spec": {"unschedulable": True, "taints": [taint]}})
     await fleet.apply("later")
     await fleet.loaded(other, name="later")
+    await eventually(
+        lambda: fleet.conditions("later"),
+        lambda found: f"kept out of: {node.name} (" in found.get("Ready", {}).get("message", ""),
+    )
     await fleet.set_parameters("m", "speed=2")
     await eventually(lambda: _parameters(node), lambda found: found == ("speed=2",))
     assert "later" not in await fleet.entries(node)
@@ -191,6 +214,19 @@ async def test_toleration_for_a_time_unloads_when_it_is_over(fleet: Fleet) -> No
     taint = {"key": "example.test/out", "effect": "NoExecute"}
     await fleet.edit_node(node, {"spec": {"taints": [taint]}})
     await fleet.unloaded(node)
+
+
+async def test_toleration_of_any_length_stops_no_module_of_the_node(fleet: Fleet) -> None:
+    node = await fleet.node()
+    taint = {"key": "example.test/out", "effect": "NoExecute"}
+    await fleet.edit_node(node, {"spec": {"taints": [taint]}})
+    for name, seconds in (("longest", 2**63 - 1), ("long", 10**12), ("negative", -(10**12))):
+        toleration = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+        await fleet.apply(name, tolerations=[toleration])
+    await fleet.apply(tolerations=[{"operator": "Exists"}])
+    for name in ("m", "long", "longest"):
+        await fleet.loaded(name=name)
+    assert "negative" not in await fleet.entries(node)
 
 
 async def test_taints_of_a_node_in_trouble_unload_nothing_and_stop_no_load(fleet: Fleet) -> None:
@@ -328,6 +364,23 @@ async def test_second_module_for_a_kernel_module_stands_back_and_takes_over(flee
     await fleet.labelled(node, name="loser")
     assert node.kernel.unloads(fleet.ref("loser")) == 0
     assert fleet.label("winner") not in await fleet.labels(node)
+
+
+async def test_module_that_is_given_the_kernel_module_of_another_stands_back(fleet: Fleet) -> None:
+    node = await fleet.node()
+    await fleet.apply("a-edited")
+    await fleet.loaded(name="a-edited")
+    await fleet.apply("b-loaded")
+    await fleet.loaded(name="b-loaded")
+    probe = {"moduleName": "b_loaded"}
+    await fleet.edit("a-edited", {"moduleLoader": {"container": {"modprobe": probe}}})
+    await eventually(
+        lambda: _said(fleet, node, "a-edited"),
+        lambda said: said == {"state": "Failed", "reason": "Conflict"},
+    )
+    await fleet.loaded(node, name="b-loaded")
+    assert (await fleet.entries(node))["b-loaded"].get("conflictsWith", "") == ""
+    assert node.kernel.unloads(fleet.ref("b-loaded")) == 0
 
 
 # NodeModulesStates, by hand.

@@ -12,7 +12,6 @@ MODULES = "modules"
 NODE_MODULES_STATES = "nodemodulesstates"
 
 LABEL_DOMAIN = "kmm.node.kubernetes.io"
-BETA_LABEL_DOMAIN = "beta.kmm.node.kubernetes.io"
 CONTAINS_MODULES_LABEL = "kmm.node.k8s.io/contains-modules"
 MODULE_FINALIZER = f"{LABEL_DOMAIN}/module-finalizer"
 TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
@@ -155,4 +154,3 @@ class Reason(StrEnum):
     UNTOLERATED_TAINT = "UntoleratedTaint"
     VERSION_NOT_ORDERED = "VersionNotOrdered"
     VERSION_HELD = "VersionHeld"
-    IMAGE_PENDING = "ImagePending"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from kmm_common.desired import DesiredModule, ModuleRef
+from kmm_common.desired import DesiredModule, ModuleRef, ReportedModule
 
 
 def kernel_module(entry: DesiredModule) -> str:
@@ -12,19 +12,39 @@ def kernel_module(entry: DesiredModule) -> str:
     return entry.modprobe.module_name.replace("-", "_")
 
 
+def holds(
+    entry: DesiredModule, planned: DesiredModule | None, report: ReportedModule | None
+) -> bool:
+    """Tell whether the kernel has an entry's own kernel module from its Module.
+
+    `planned` is what the node's spec has of the Module. A Module that is given another kernel
+    module does not bring its hold of the old one along; one whose spec somebody edited holds
+    what it loaded.
+    """
+    if report is None or not report.in_kernel:
+        return False
+    if report.config_hash == entry.config_hash:
+        return True
+    return (
+        planned is not None
+        and not planned.conflicts_with
+        and kernel_module(planned) == kernel_module(entry)
+    )
+
+
 def with_conflicts(
     entries: Iterable[DesiredModule],
     created: Mapping[ModuleRef, datetime],
-    in_kernel: Collection[ModuleRef],
+    holders: Collection[ModuleRef],
 ) -> tuple[DesiredModule, ...]:
     """Return the entries, ordered, with conflicts_with set in those that have to stand back.
 
-    The Module whose module is in the kernel wins, else the oldest by creation, namespace, name.
+    The one that holds() its kernel module wins, else the oldest by creation, namespace, name.
     Only moduleName counts: what modulesLoadingOrder names besides it may be shared.
     """
 
     def rank(entry: DesiredModule) -> tuple[bool, datetime, ModuleRef]:
-        return entry.ref not in in_kernel, created[entry.ref], entry.ref
+        return entry.ref not in holders, created[entry.ref], entry.ref
 
     winners: dict[str, ModuleRef] = {}
     ordered = sorted(entries, key=lambda entry: entry.ref)

@@ -8,6 +8,7 @@ from kmm_common.desired import ModuleFailure, ModuleState
 from kmm_cp.policy.outcome import Sight
 
 _ROWS = 16
+_REASON = 64
 _MESSAGE = 512
 
 
@@ -19,7 +20,9 @@ def failures_of(module: Module, sights: Iterable[Sight]) -> list[dict[str, Any]]
     nodes_by_reason: dict[str, dict[str, str]] = {}
     for sight in sights:
         if failure := _failure(module, sight):
-            nodes_by_reason.setdefault(failure.reason, {})[sight.node.name] = failure.message
+            nodes_by_reason.setdefault(failure.reason[:_REASON], {})[sight.node.name] = (
+                failure.message
+            )
     ordered = sorted(nodes_by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     return [_row(reason, messages) for reason, messages in ordered[:_ROWS]]
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kmm_common.api.module import Module
-from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleRef
-from kmm_common.errors import TerminalError
-from kmm_cp.policy.conflicts import with_conflicts
+from kmm_common.errors import KmmError
+from kmm_cp.policy.conflicts import holds, with_conflicts
 from kmm_cp.policy.digests import Digests, Pending, pinned_digest
 from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility, on_node
 from kmm_cp.policy.entry import entry_for, with_digest
@@ -21,24 +20,11 @@ _OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unplanned:
-    """A Module that a node does not get as its spec says."""
-
-    ref: ModuleRef
-    reason: str
-    """One of kmm_common.api.names.Reason."""
-    message: str
-    kept: bool = False
-    """The node keeps the entry that it has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
     """What a node should have."""
 
     modules: tuple[DesiredModule, ...] | None
     """The whole spec.modules, ordered; None: too little is known, write nothing."""
-    unplanned: tuple[Unplanned, ...] = ()
     requeue_after: float | None = None
     """Seconds until the plan changes by itself."""
 
@@ -47,7 +33,6 @@ class NodePlan:
 class _Decision:
     module: Module
     entry: DesiredModule | None = None
-    unplanned: Unplanned | None = None
     undecided: bool = False
     """The entry cannot be made now, and leaving it out would unload."""
     until: datetime | None = None
@@ -84,7 +69,6 @@ def plan_node(
     ends = [decision.until for decision in decisions if decision.until]
     return NodePlan(
         modules=None if undecided else _entries(decisions, node, state, unreadable),
-        unplanned=tuple(each.unplanned for each in decisions if each.unplanned),
         requeue_after=(min(ends) - now).total_seconds() if ends else None,
     )
 
@@ -102,15 +86,21 @@ def _entries(
         # Nobody knows how old it is: it wins or stands back as it did.
         **{entry.ref: _UNBORN if entry.conflicts_with else _OLDEST for entry in blind},
     }
-    entries = (decision.entry for decision in decisions if decision.entry)
-    return with_conflicts((*entries, *blind), created, _in_kernel(node, state))
+    wanted = (*(decision.entry for decision in decisions if decision.entry), *blind)
+    return with_conflicts(wanted, created, _holders(wanted, node, state))
 
 
-def _in_kernel(node: Node, state: NodeState | None) -> frozenset[ModuleRef]:
-    """Return the Modules whose module is in the kernel of the running boot."""
+def _holders(
+    entries: Iterable[DesiredModule], node: Node, state: NodeState | None
+) -> frozenset[ModuleRef]:
+    """Return whose kernel module is in the kernel of the running boot, and is theirs."""
     if state is None or truth_of(node, state, live=state.daemon.connected) is not Truth.CURRENT:
         return frozenset()
-    return frozenset(report.ref for report in state.status.modules if report.in_kernel)
+    return frozenset(
+        entry.ref
+        for entry in entries
+        if holds(entry, state.entry(entry.ref), state.report_of(entry.ref))
+    )
 
 
 def _decision(
@@ -118,38 +108,31 @@ def _decision(
 ) -> _Decision:
     verdict = eligibility(module, node, state, now)
     if isinstance(verdict, NotEligible):
-        unplanned = Unplanned(ref=module.ref, reason=verdict.reason, message=verdict.message)
-        return _Decision(module=module, unplanned=unplanned)
+        return _Decision(module=module)
     if isinstance(verdict, Held):
-        return _kept(module, node, state, verdict)
-    return _wanted(module, node, state, digests, verdict)
+        return _kept(module, node, state, verdict.until)
+    try:
+        return _wanted(module, node, state, digests, verdict)
+    except KmmError:
+        # What is wrong with one Module stops no other on the node; its status says what it is.
+        return _kept(module, node, state, verdict.until)
 
 
 def _wanted(
     module: Module, node: Node, state: NodeState | None, digests: Digests, verdict: Eligible
 ) -> _Decision:
-    try:
-        entry = entry_for(module, verdict.match, node.kernel_version)
-    except TerminalError as error:
-        held = Held(reason=Reason(error.reason), message=str(error), until=verdict.until)
-        return _kept(module, node, state, held)
+    entry = entry_for(module, verdict.match, node.kernel_version)
     digest = pinned_digest(entry, state, digests)
     if isinstance(digest, Pending):
-        message = f"the registry was asked for {entry.image} and has not answered yet"
-        held = Held(reason=Reason.IMAGE_PENDING, message=message, until=verdict.until)
-        return _kept(module, node, state, held)
+        return replace(_kept(module, node, state, verdict.until), undecided=True)
     return _Decision(module=module, entry=with_digest(entry, digest), until=verdict.until)
 
 
-def _kept(module: Module, node: Node, state: NodeState | None, held: Held) -> _Decision:
-    entry = state.entry(module.ref) if state else None
-    unplanned = Unplanned(
-        ref=module.ref, reason=held.reason, message=held.message, kept=entry is not None
-    )
+def _kept(module: Module, node: Node, state: NodeState | None, until: datetime | None) -> _Decision:
+    """Leave the Module on the node as it is."""
     return _Decision(
         module=module,
-        entry=entry,
-        unplanned=unplanned,
-        undecided=held.reason is Reason.IMAGE_PENDING or on_node(module.ref, node, state),
-        until=held.until,
+        entry=state.entry(module.ref) if state else None,
+        undecided=on_node(module.ref, node, state),
+        until=until,
     )

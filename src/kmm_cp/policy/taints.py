@@ -63,7 +63,15 @@ def _tolerated_until(
         return now
     if taint.effect != "NoExecute" or found.toleration_seconds is None:
         return None
-    return (taint.time_added or now) + timedelta(seconds=found.toleration_seconds)
+    return _after(taint.time_added or now, found.toleration_seconds)
+
+
+def _after(start: datetime, seconds: int) -> datetime | None:
+    """Return the end of a time, None where no calendar has it; below zero it is over at once."""
+    try:
+        return start + timedelta(seconds=max(seconds, 0))
+    except OverflowError:
+        return None
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:

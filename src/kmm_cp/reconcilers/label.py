@@ -32,7 +32,7 @@ class LabelReconciler:
 
     async def reconcile(self, name: str) -> Result:
         node = self.nodes.get(name)
-        if node is None or node.deleting:
+        if node is None:
             return DONE
         change = label_change(node, self.states.get(name), live=self.live(name))
         if change.patch:

@@ -41,7 +41,7 @@ class NodeReconciler:
     async def reconcile(self, name: str) -> Result:
         node = self.nodes.get(name)
         # The API server's garbage collector removes the NodeModulesState of a Node that is gone.
-        if node is None or node.deleting:
+        if node is None:
             return DONE
         state = self.states.get(name)
         plan = plan_node(
@@ -60,6 +60,10 @@ class NodeReconciler:
         self, node: Node, state: NodeState | None, modules: tuple[DesiredModule, ...]
     ) -> None:
         if state is None:
+            if (
+                node.deleting
+            ):  # A finalizer of others may hold it: what is on it is still looked after.
+                return
             if modules or _labelled(node) or self.live(node.name):
                 await self._create(node, modules)
         elif state.modules != modules or state.owner_uid != node.uid or not state.intact:

@@ -41,6 +41,12 @@ def test_failures_are_counted_by_reason_and_the_most_frequent_is_first():
     ]
 
 
+def test_reason_is_cut_to_what_the_crd_takes_and_counted_as_one():
+    long = ("R" * 64 + "a", "R" * 64 + "b")
+    both = [sight(name, failed(WANTED, why, "x")) for name, why in zip("ab", long, strict=True)]
+    assert rows(*both) == [{"reason": "R" * 64, "nodes": 2, "node": "a", "message": "x"}]
+
+
 def test_failure_counts_while_it_is_tried_again():
     trying = replace(failed(WANTED), state=ModuleState.PULLING, attempts=1)
     assert [each["nodes"] for each in rows(sight("a", trying))] == [1]

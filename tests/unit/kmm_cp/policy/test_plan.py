@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmm_common.api.names import ready_label
-from kmm_common.desired import ModuleRef
+from kmm_common.desired import Modprobe, ModuleRef
+from kmm_common.errors import TransientError
 from kmm_cp.policy.digests import Pending, Pinned, Unresolved
 from kmm_cp.policy.entry import with_digest
-from kmm_cp.policy.plan import NodePlan, Unplanned, plan_node
+from kmm_cp.policy.plan import NodePlan, plan_node
 from kmm_cp.policy.values import Taint
 from support.policy import (
     BOOT,
@@ -65,27 +66,23 @@ def test_a_node_whose_kernel_is_not_known_yet_is_not_planned():
 
 
 @pytest.mark.parametrize(
-    ("kmod", "on", "reason"),
+    ("kmod", "on"),
     [
-        (module(metadata=DELETED), node(), "Deleting"),
-        (module(spec={"selector": {"a": "b"}}), node(), "SelectorMismatch"),
-        (module(mappings=[{"literal": "5.4.0"}]), node(), "NoMatchingKernel"),
-        (module(container={"version": "1"}), node(), "VersionNotOrdered"),
-        (module(), node(taints=(Taint(key="k", effect="NoExecute"),)), "UntoleratedTaint"),
+        (module(metadata=DELETED), node()),
+        (module(spec={"selector": {"a": "b"}}), node()),
+        (module(mappings=[{"literal": "5.4.0"}]), node()),
+        (module(container={"version": "1"}), node()),
+        (module(), node(taints=(Taint(key="k", effect="NoExecute"),))),
     ],
+    ids=["deleted", "not selected", "no mapping", "no version ordered", "taint"],
 )
-def test_a_module_that_is_not_eligible_is_unloaded(kmod, on, reason):
+def test_a_module_that_is_not_eligible_is_unloaded(kmod, on):
     plan = planned(kmod, on=on, nms=state(entry(), reports=(loaded(entry()),)))
     assert plan.modules == ()
-    assert [(each.ref, each.reason, each.kept) for each in plan.unplanned] == [
-        (SIMPLE, reason, False)
-    ]
 
 
 def test_a_module_with_a_name_too_long_is_not_planned_and_the_others_are():
-    plan = planned(module(), module("n" * 60))
-    assert plan.modules == (entry(),)
-    assert [each.reason for each in plan.unplanned] == ["NameTooLong"]
+    assert planned(module(), module("n" * 60)).modules == (entry(),)
 
 
 def test_a_module_that_exists_no_more_is_unloaded():
@@ -93,45 +90,39 @@ def test_a_module_that_exists_no_more_is_unloaded():
 
 
 KEEPING = [
-    (module(mappings=[{"regexp": "("}]), node(), pinned, "InvalidMapping"),
-    (module(mappings=[{"regexp": ".", "containerImage": "${"}]), node(), pinned, "InvalidTemplate"),
-    (module(container={"version": "2"}), node(labels={VERSION: "1"}), pinned, "VersionHeld"),
+    (module(mappings=[{"regexp": "("}]), node(), pinned),
+    (module(mappings=[{"regexp": ".", "containerImage": "${"}]), node(), pinned),
+    (module(container={"version": "2"}), node(labels={VERSION: "1"}), pinned),
     (
         module(mappings=[{"regexp": ".", "containerImage": "r.example/new:1"}]),
         node(),
         pending,
-        "ImagePending",
     ),
 ]
 
 
-@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING)
-def test_a_module_of_which_nothing_new_can_be_said_stays_as_it_is(kmod, on, lookup, reason):
+@pytest.mark.parametrize(("kmod", "on", "lookup"), KEEPING)
+def test_a_module_of_which_nothing_new_can_be_said_stays_as_it_is(kmod, on, lookup):
     before = replace(entry(), kernel_version="5.4.0", uid="older")
     plan = planned(kmod, on=on, nms=state(before), lookup=lookup)
     assert plan.modules == (before,)
-    assert [(each.reason, each.kept) for each in plan.unplanned] == [(reason, True)]
 
 
-@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING)
-def test_a_module_of_which_nothing_was_said_stays_out(kmod, on, lookup, reason):
+@pytest.mark.parametrize(("kmod", "on", "lookup"), KEEPING)
+def test_a_module_of_which_nothing_was_said_stays_out(kmod, on, lookup):
     plan = planned(kmod, module("other"), on=on, nms=state(entry("other")), lookup=lookup)
     assert plan.modules == (entry("other"),)
-    assert [(each.reason, each.kept) for each in plan.unplanned] == [(reason, False)]
 
 
-@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING)
-def test_a_first_spec_is_not_written_without_a_module_that_may_be_on_the_node(
-    kmod, on, lookup, reason
-):
+@pytest.mark.parametrize(("kmod", "on", "lookup"), KEEPING)
+def test_a_first_spec_is_not_written_without_a_module_that_may_be_on_the_node(kmod, on, lookup):
     labelled = replace(on, labels={**on.labels, **READY})
     plan = planned(kmod, module("other"), on=labelled, lookup=lookup)
     assert plan.modules is None
-    assert reason in {each.reason for each in plan.unplanned}
 
 
-@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING)
-def test_an_edited_spec_vouches_for_no_entry(kmod, on, lookup, reason):
+@pytest.mark.parametrize(("kmod", "on", "lookup"), KEEPING)
+def test_an_edited_spec_vouches_for_no_entry(kmod, on, lookup):
     labelled = replace(on, labels={**on.labels, **READY})
     edited = replace(state(entry(), entry("other")), intact=False)
     plan = planned(kmod, module("other"), on=labelled, nms=edited, lookup=lookup)
@@ -143,10 +134,8 @@ def test_an_edited_spec_is_planned_anew_where_everything_is_known():
     assert planned(module(), nms=edited).modules == (entry(),)
 
 
-@pytest.mark.parametrize(("kmod", "on", "lookup", "reason"), KEEPING[:3])
-def test_a_first_spec_is_written_without_a_module_that_was_never_on_the_node(
-    kmod, on, lookup, reason
-):
+@pytest.mark.parametrize(("kmod", "on", "lookup"), KEEPING[:3])
+def test_a_first_spec_is_written_without_a_module_that_was_never_on_the_node(kmod, on, lookup):
     assert planned(kmod, module("other"), on=on, lookup=lookup).modules == (entry("other"),)
 
 
@@ -157,10 +146,26 @@ def test_a_first_spec_waits_for_every_image():
     assert planned(module(), module("other"), lookup=one_pending).modules is None
 
 
-def test_an_unplanned_module_says_why():
-    plan = planned(module(), lookup=pending)
-    message = "the registry was asked for registry.example/kmod:1 and has not answered yet"
-    assert plan.unplanned == (Unplanned(ref=SIMPLE, reason="ImagePending", message=message),)
+def test_a_module_that_cannot_be_decided_stops_no_other_and_keeps_its_entry():
+    def broken_for_simple(of):
+        if of.name == "simple":
+            raise TransientError("no answer for this one")
+        return Pinned(DIGEST)
+
+    plan = planned(module(), module("other"), nms=state(entry()), lookup=broken_for_simple)
+    assert plan.modules == (entry("other"), entry())
+
+
+@pytest.mark.parametrize("seconds", [10**12, 2**63 - 1, -(10**12)])
+def test_a_toleration_of_any_length_stops_no_module(seconds):
+    tolerations = [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]
+    kmod = module(spec={"tolerations": tolerations})
+    ever = [{"operator": "Exists"}]
+    other = module("other", spec={"tolerations": ever})
+    plan = planned(kmod, other, on=node(taints=(Taint(key="k", effect="NoExecute"),)))
+    assert entry("other") in plan.modules
+    assert (entry() in plan.modules) == (seconds > 0)
+    assert plan.requeue_after is None
 
 
 @pytest.mark.parametrize("lookup", [unresolved, missing])
@@ -205,6 +210,11 @@ def test_the_older_of_two_modules_has_the_kernel_module():
     assert conflicts(a, b) == {"a": "default/b", "b": ""}
 
 
+def drv(name, **changes):
+    """Return the entry of a Module that has the kernel module `drv`."""
+    return entry(name, modprobe=Modprobe(module_name="drv"), **changes)
+
+
 @pytest.mark.parametrize(
     ("on", "status", "winner"),
     [
@@ -216,10 +226,35 @@ def test_the_older_of_two_modules_has_the_kernel_module():
 )
 def test_the_one_in_the_kernel_of_the_running_boot_has_it(on, status, winner):
     a, b = module("a", modprobe=SHARED), module("b", modprobe=SHARED, metadata=OLD)
-    nms = state(reports=(loaded(entry("a")), failed(entry("b"))), **status)
+    lost = drv("b", conflicts_with="default/a")
+    nms = state(drv("a"), lost, reports=(loaded(drv("a")), failed(lost)), **status)
     assert [name for name, other in conflicts(a, b, on=on, nms=nms).items() if not other] == [
         winner
     ]
+
+
+def test_a_module_that_is_given_the_kernel_module_of_another_stands_back():
+    a, b = module("a", modprobe=SHARED, metadata=OLD), module("b", modprobe=SHARED)
+    before = (entry("a"), drv("b"))
+    nms = state(*before, reports=tuple(map(loaded, before)))
+    plan = planned(a, b, nms=nms)
+    assert {each.name: each.conflicts_with for each in plan.modules} == {"a": "default/b", "b": ""}
+    # Its own, older module is in the kernel until the daemon has unloaded it.
+    again = planned(a, b, nms=replace(nms, modules=plan.modules))
+    assert again.modules == plan.modules
+
+
+def test_the_holder_stays_it_with_other_parameters():
+    a = module("a", modprobe={**SHARED, "parameters": ["speed=2"]})
+    b = module("b", modprobe=SHARED, metadata=OLD)
+    nms = state(drv("a"), drv("b", conflicts_with="default/a"), reports=(loaded(drv("a")),))
+    assert conflicts(a, b, nms=nms) == {"a": "", "b": "default/a"}
+
+
+def test_an_edited_spec_takes_no_kernel_module_from_who_has_it():
+    a, b = module("a", modprobe=SHARED), module("b", modprobe=SHARED, metadata=OLD)
+    edited = replace(state(drv("b"), reports=(loaded(drv("a")),)), intact=False)
+    assert conflicts(a, b, nms=edited) == {"a": "", "b": "default/a"}
 
 
 def test_the_other_takes_over_when_the_winner_goes():
@@ -326,16 +361,11 @@ def test_a_plan_that_was_written_is_planned_again(modules, on, nms, answers):
 
 
 @given(kmods(), nodes(), states(), ANSWERS)
-def test_every_module_is_planned_or_said_why_not(modules, on, nms, answers):
+def test_a_plan_has_entries_of_the_modules_there_are_in_order(modules, on, nms, answers):
     plan = planned(*modules, on=on, nms=nms, lookup=lambda of: answers[of.name])
-    told = {each.ref for each in plan.unplanned}
-    kept = {each.ref for each in plan.unplanned if each.kept}
-    entries = {each.ref for each in plan.modules or ()}
-    assert entries | told <= {each.ref for each in modules}
-    assert kept == entries & told or plan.modules is None
-    if plan.modules is not None:
-        assert entries | told == {each.ref for each in modules}
-        assert list(plan.modules) == sorted(plan.modules, key=lambda each: each.ref)
+    entries = [each.ref for each in plan.modules or ()]
+    assert set(entries) <= {each.ref for each in modules}
+    assert entries == sorted(entries)
 
 
 @given(kmods(), nodes(), states())
@@ -353,7 +383,7 @@ def test_no_answer_of_a_registry_unloads(modules, on, nms):
 @given(kmods(), nodes(), states(), ANSWERS)
 def test_entries_are_for_the_node_s_kernel_unless_kept(modules, on, nms, answers):
     plan = planned(*modules, on=on, nms=nms, lookup=lambda of: answers[of.name])
-    kept = {each.ref for each in plan.unplanned if each.kept}
+    kept = {each.ref for each in (nms.modules if nms else ())}
     for each in plan.modules or ():
         assert each.ref in kept or each.kernel_version == KERNEL
 

@@ -99,6 +99,8 @@ ADDED = NOW - timedelta(seconds=60)
         (10, ADDED, None),
         (0, None, None),
         (-5, ADDED, None),
+        (-5, None, None),
+        (-(10**12), None, None),
     ],
 )
 def test_tolerated_seconds_count_from_when_the_taint_was_added(seconds, added, left):
@@ -108,6 +110,13 @@ def test_tolerated_seconds_count_from_when_the_taint_was_added(seconds, added, l
         assert found == TaintVerdict(drives_off=there)
     else:
         assert found == TaintVerdict(until=NOW + timedelta(seconds=left))
+
+
+@pytest.mark.parametrize("seconds", [10**12, 2**63 - 1])
+def test_seconds_beyond_every_calendar_are_for_ever(seconds):
+    there = taint("NoExecute", time_added=ADDED)
+    found = verdict(there, tolerations=[{"operator": "Exists", "tolerationSeconds": seconds}])
+    assert found == TaintVerdict()
 
 
 def test_the_first_toleration_that_matches_counts():

@@ -50,7 +50,7 @@ class World:
     ("world", "patch"),
     [
         (World(None, LOADED), None),
-        (World(labelled(deleting=True), LOADED), None),
+        (World(labelled(READY, deleting=True), state(WANTED)), {READY: None}),
         (World(labelled(), None), None),
         (World(labelled(READY), None), None),
         (World(labelled(READY), LOADED), None),

@@ -71,6 +71,7 @@ class World:
     [
         (World(node=None), ""),
         (World(node=node(deleting=True)), ""),
+        (World(node=node(deleting=True), state=persisted(WANTED), modules=()), "replace"),
         (World(node=node(kernel_version="")), ""),
         (World(digests=pending), ""),
         (World(modules=()), ""),
@@ -88,6 +89,7 @@ class World:
     ids=[
         "no node",
         "node is deleted",
+        "node is deleted but still has a module",
         "kernel not known yet",
         "registry has not answered",
         "nothing to have",
