@@ -50,7 +50,7 @@ class Secrets(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Row:
     entry: DesiredModule | None
     """None for a digest that was adopted."""
@@ -83,17 +83,20 @@ class Pins:
         self._backoff = backoff or Backoff(base=10.0, cap=300.0)
         self._limit = rows
         self._rows: dict[ImageKey, _Row] = {}
-        self._fresh: asyncio.Queue[ImageKey] = asyncio.Queue()
+        self._fresh: asyncio.Queue[tuple[ImageKey, _Row]] = asyncio.Queue()
         self._flights: Flights[object, str] = Flights("resolve")
         self._gate = asyncio.Semaphore(PARALLEL)
 
     def __call__(self, entry: DesiredModule) -> Resolution:
-        """Return what is known of an entry's image; Pending until the registry has answered."""
+        """Return what is known of an entry's image; Pending until the registry has answered.
+
+        Another way to the image that was not found out, by secret or TLS, is tried at once.
+        """
         key = image_key(entry)
         row = self._rows.pop(key, None)
-        if row is None:
+        if row is None or _leads_elsewhere(row, entry):
             row = _Row(entry=entry, resolution=Pending())
-            self._fresh.put_nowait(key)
+            self._fresh.put_nowait((key, row))
         row.asked = True
         self._keep(key, row)
         return row.resolution
@@ -112,8 +115,8 @@ class Pins:
         """Carry out look-ups until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                key = await self._fresh.get()
-                group.create_task(self._settle(key), name=f"resolve {key.image}")
+                key, row = await self._fresh.get()
+                group.create_task(self._settle(key, row), name=f"resolve {key.image}")
 
     def _keep(self, key: ImageKey, row: _Row) -> None:
         """Store a row as the one asked for last; the one not asked for the longest may go."""
@@ -121,37 +124,30 @@ class Pins:
         if len(self._rows) > self._limit:
             del self._rows[next(iter(self._rows))]
 
-    async def _settle(self, key: ImageKey) -> None:
-        """Look up until there is a digest, or until nobody asks."""
+    async def _settle(self, key: ImageKey, row: _Row) -> None:
+        """Look up until there is a digest, nobody asks, or another row has taken the place."""
         attempt = 0
-        while (entry := self._wanted(key)) is not None:
+        while (entry := self._wanted(key, row)) is not None:
             attempt += 1
-            self._rows[key].asked = False
-            await self._settle_once(key, entry)
-            if isinstance(self._resolution(key), Unresolved):
+            row.asked = False
+            await self._settle_once(key, row, entry)
+            if isinstance(row.resolution, Unresolved) and self._rows.get(key) is row:
                 await self._clock.sleep(self._backoff.delay(attempt))
-        if not isinstance(self._resolution(key), Pinned):
-            self._rows.pop(key, None)
+        if self._rows.get(key) is row and not isinstance(row.resolution, Pinned):
+            del self._rows[key]
 
-    async def _settle_once(self, key: ImageKey, entry: DesiredModule) -> None:
+    async def _settle_once(self, key: ImageKey, row: _Row, entry: DesiredModule) -> None:
         found = await self._look_up(entry)
-        row = self._rows.get(key)
-        if row is None or isinstance(row.resolution, Pinned):
+        if self._rows.get(key) is not row or isinstance(row.resolution, Pinned):
             return
         if row.resolution != found:
             _log_found(entry, found)
         row.resolution = found
         self._on_change(key)
 
-    def _wanted(self, key: ImageKey) -> DesiredModule | None:
-        row = self._rows.get(key)
-        if row is None or not row.asked or isinstance(row.resolution, Pinned):
-            return None
-        return row.entry
-
-    def _resolution(self, key: ImageKey) -> Resolution | None:
-        row = self._rows.get(key)
-        return row.resolution if row else None
+    def _wanted(self, key: ImageKey, row: _Row) -> DesiredModule | None:
+        current = self._rows.get(key) is row and row.asked
+        return row.entry if current and not isinstance(row.resolution, Pinned) else None
 
     async def _look_up(self, entry: DesiredModule) -> Resolution:
         secret = (entry.namespace, entry.pull_secret) if entry.pull_secret else None
@@ -183,6 +179,16 @@ class Pins:
                 f"there is no Secret {name}; make it or correct imageRepoSecret"
             )
         return credentials_of_secret(name, data)
+
+
+def _leads_elsewhere(row: _Row, entry: DesiredModule) -> bool:
+    """Tell whether an entry asks for the image that a row has not found in another way."""
+    if row.entry is None or isinstance(row.resolution, Pinned):
+        return False
+    return (row.entry.pull_secret, row.entry.registry_tls) != (
+        entry.pull_secret,
+        entry.registry_tls,
+    )
 
 
 def _reason(error: KmmError) -> str:

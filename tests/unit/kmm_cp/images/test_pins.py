@@ -29,6 +29,8 @@ class World:
     answers: dict[str, str | Exception] = field(default_factory=lambda: {ENTRY.image: DIGEST})
     secrets: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    tls: list[RegistryTLS] = field(default_factory=list)
+    secret_names: list[str] = field(default_factory=list)
     told: list[ImageKey] = field(default_factory=list)
     planned: list[DesiredModule] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,6 +50,7 @@ class World:
     async def resolve(
         self, image: str, *, tls: RegistryTLS, credentials: Sequence[RegistryCredential] = ()
     ) -> str:
+        self.tls.append(tls)
         self.asked.append(f"{image} as {','.join(one.username for one in credentials)}")
         await self.open.wait()
         answer = self.answers[image]
@@ -56,6 +59,7 @@ class World:
         return answer
 
     async def read(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        self.secret_names.append(f"{namespace}/{name}")
         return self.secrets.get(f"{namespace}/{name}")
 
     def changed(self, key: ImageKey) -> None:
@@ -166,6 +170,60 @@ async def test_a_secret_is_read_for_each_look_up(world):
         await world.clock.advance(10)
         assert pins(entry) == Pinned(DIGEST)
     assert world.asked == ["r.example/m:1 as robot"]
+
+
+ROBOT = {".dockercfg": b'{"r.example": {"username": "robot"}}'}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pull_secret": "other"}, {"registry_tls": RegistryTLS(insecure=True)}],
+    ids=["secret", "TLS"],
+)
+async def test_another_way_to_an_image_is_tried_at_once(world, changes):
+    entry = replace(ENTRY, pull_secret="missing")
+    world.answers[ENTRY.image] = UnreachableError("not a way to get it")
+    world.secrets = {"team/missing": ROBOT, "team/other": ROBOT}
+    world.planned = [entry]
+    async with world.running() as pins:
+        pins(entry)
+        await rest()
+        assert isinstance(pins(entry), Unresolved)
+        world.answers[ENTRY.image] = DIGEST
+        changed = replace(entry, **changes)
+        world.planned = [changed]
+        pins(changed)
+        await rest()
+        assert pins(changed) == Pinned(DIGEST)
+        await world.clock.advance(10_000)
+    assert len(world.asked) == 2
+    assert world.secret_names[-1] == f"team/{changed.pull_secret}"
+    assert world.tls[-1] == changed.registry_tls
+
+
+async def test_the_answer_to_a_way_that_was_given_up_is_not_taken_for_the_new_one(world):
+    world.open.clear()
+    world.answers[ENTRY.image] = UnreachableError("the old way")
+    changed = replace(ENTRY, registry_tls=RegistryTLS(insecure=True))
+    async with world.running() as pins:
+        pins(ENTRY)
+        await rest()
+        pins(changed)
+        world.planned = [changed]
+        world.open.set()
+        await rest()
+        assert isinstance(pins(changed), Unresolved)
+    assert len(world.asked) == 2
+    assert world.told == [image_key(ENTRY)]
+
+
+async def test_a_pinned_image_is_not_asked_for_again_with_another_secret(world):
+    async with world.running() as pins:
+        pins(ENTRY)
+        await rest()
+        assert pins(replace(ENTRY, pull_secret="other")) == Pinned(DIGEST)
+        await rest()
+    assert len(world.asked) == 1
 
 
 async def test_what_nodes_already_have_is_pinned_without_asking(world):
