@@ -41,7 +41,7 @@ class Executor:
                 await self._prepare(entry)
             case Adopt(ref=ref, record=record):
                 await self._adopt(ref, record)
-            case Load(image=image, vanished=older):
+            case Load(image=image, older=older):
                 await self._load(image, older)
             case Reload(image=image, record=record, keep=keep):
                 await self._unload(record, keep)
@@ -68,7 +68,8 @@ class Executor:
 
     async def _load(self, image: PreparedImage, older: LoadedRecord | None) -> None:
         ref, module = image.entry.ref, image.module
-        self._state.begun[ref] = begun_load(image, await self._kernel.view())
+        view = await self._kernel.view()
+        self._state.begun[ref] = begun_load(image, view, self._state.begun.get(ref))
         await self._secure()
         with self._told("load", module):
             record = await self._kernel.load(module, image.image)
@@ -77,7 +78,7 @@ class Executor:
         await self._state.write()
 
     async def _with_leftovers(self, record: LoadedRecord, older: LoadedRecord) -> LoadedRecord:
-        """What came with the module before it vanished is still to be taken out with it."""
+        """What came for the Module before is still to be taken out with it."""
         view = await self._kernel.view()
         return extended(record, older, filter(view.modules.__contains__, older.kernel_modules))
 
@@ -89,9 +90,11 @@ class Executor:
     async def _unload(self, planned: LoadedRecord, keep: frozenset[str]) -> None:
         ref = planned.module.ref
         record = self._with_inheritance(ref, planned)
-        with self._told("unload", record.module):
-            await self._kernel.unload(record, keep)
-        view = await self._kernel.view()
+        with self._leaving(ref):
+            await self._state.write()
+            with self._told("unload", record.module):
+                await self._kernel.unload(record, keep)
+            view = await self._kernel.view()
         self._state.records.pop(ref, None)
         self._state.begun.pop(ref, None)
         self._state.failures.pop(ref, None)
@@ -110,6 +113,15 @@ class Executor:
         self._state.records[ref] = record
         for other in (self._state.begun, self._state.failures, self._state.images):
             other.pop(ref, None)
+
+    @contextmanager
+    def _leaving(self, ref: ModuleRef) -> Iterator[None]:
+        """Have the journal say that what becomes of a record from now on is this daemon's work."""
+        self._state.leaving.add(ref)
+        try:
+            yield
+        finally:
+            self._state.leaving.discard(ref)
 
     @contextmanager
     def _told(self, kind: str, module: DesiredModule) -> Iterator[None]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 from kmm_common.desired import DesiredModule, ModuleRef
-from kmm_daemon.situation import Situation, own_name, replaced
+from kmm_daemon.situation import Situation, own_name, own_of, replaced
 from kmm_daemon.values import KernelView, LoadedRecord, kernel_name
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -65,7 +65,7 @@ def keep(ref: ModuleRef, record: LoadedRecord, s: Situation) -> frozenset[str]:
     another Module has it too: where it is merely held, the unload has to fail and name the holder.
     What somebody else has put in a module's place is not ours to take out.
     """
-    own = frozenset(record.kernel_modules[:1])
+    own = frozenset(own_of(record))
     recorded = _recorded_by_others(ref, s)
     below = supported(recorded | _needed_by_others(ref, s), s.view) - own
     return below | recorded | replaced(record, s.view)

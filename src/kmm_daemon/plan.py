@@ -5,7 +5,7 @@ from dataclasses import replace
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, config_hash
 from kmm_daemon import footprint
-from kmm_daemon.situation import BegunLoad, PreparedImage, Situation, differs, in_kernel
+from kmm_daemon.situation import PreparedImage, Situation, in_kernel, left_by, own_of
 from kmm_daemon.situation import own_name as own
 from kmm_daemon.steps import Adopt, Load, Prepare, Refuse, Reload, Rest, Step, Unload, Wait
 from kmm_daemon.values import LoadedRecord
@@ -99,20 +99,20 @@ def standing(ref: ModuleRef, s: Situation) -> LoadedRecord | None:
 
 
 def _late(ref: ModuleRef, s: Situation) -> LoadedRecord | None:
-    begun = s.begun.get(ref)
-    row = s.view.modules.get(begun.kernel_modules[0]) if begun and begun.kernel_modules else None
-    if begun is None or row is None or row.state != "Live" or ref in s.records:
+    if ref in s.records or ref not in s.begun:
         return None
-    return None if differs(row, begun.srcversions.get(row.name, "")) else _late_record(begun, s)
+    left = left_by(s.begun[ref], s.view)
+    name = next(iter(own_of(left)), "")
+    return left if name and s.view.modules[name].state == "Live" else None
 
 
-def _late_record(begun: BegunLoad, s: Situation) -> LoadedRecord:
-    rows = [s.view.modules[name] for name in begun.kernel_modules if s.present(name)]
-    return LoadedRecord(
-        module=begun.module,
-        kernel_modules=tuple(row.name for row in rows),
-        srcversions={row.name: row.srcversion for row in rows if row.srcversion},
-    )
+def _remains(ref: ModuleRef, s: Situation) -> LoadedRecord | None:
+    """Return all that this daemon has brought for a Module, if only a dependency is left of it."""
+    record, begun = standing(ref, s), s.begun.get(ref)
+    if begun is None:
+        return record
+    left = left_by(begun, s.view)
+    return footprint.extended(record, left, left.kernel_modules) if record else left
 
 
 def _held_off(entry: DesiredModule, s: Situation) -> Step | None:
@@ -130,7 +130,7 @@ def _kernel_busy(entry: DesiredModule, s: Situation) -> Step | None:
 def _behind_removal(entry: DesiredModule, s: Situation) -> Step | None:
     wanted = footprint.in_tree(entry) | {own(entry)}
     for ref in _gone(s):
-        record = standing(ref, s)
+        record = _remains(ref, s)
         shared = wanted.intersection(record.kernel_modules if record else ())
         if shared:
             return _behind(entry, ref, min(shared), s)
@@ -162,8 +162,9 @@ def _changed(entry: DesiredModule, s: Situation) -> Step | None:
     record, image = standing(entry.ref, s), s.image_for(entry)
     if record is None or image is None or not in_kernel(record, s.view):
         return None
-    kept = footprint.keep(entry.ref, record, s)
-    return Reload(ref=entry.ref, image=image, record=record, keep=kept)
+    going = _remains(entry.ref, s) or record
+    kept = footprint.keep(entry.ref, going, s)
+    return Reload(ref=entry.ref, image=image, record=going, keep=kept)
 
 
 def _found(entry: DesiredModule, s: Situation) -> Step | None:
@@ -214,13 +215,15 @@ def _load(entry: DesiredModule, s: Situation) -> Step:
     image = s.image_for(entry)
     if image is None:
         return Prepare(ref=entry.ref, entry=entry)
-    return Load(ref=entry.ref, image=image, vanished=s.records.get(entry.ref))
+    return Load(ref=entry.ref, image=image, older=_remains(entry.ref, s))
 
 
 def _removal(ref: ModuleRef, s: Situation) -> Step | None:
-    record = standing(ref, s)
+    record = _remains(ref, s)
     if record is None:
-        return _unfinished(ref, s)
+        return None
+    if busy := _unfinished(ref, s):
+        return busy
     if failed := s.held_off(ref):
         return Wait(ref=ref, why="failed before", failed=failed)
     if first := _held_by_removal(ref, record, s):
@@ -229,11 +232,11 @@ def _removal(ref: ModuleRef, s: Situation) -> Step | None:
 
 
 def _unfinished(ref: ModuleRef, s: Situation) -> Step | None:
-    names = s.begun[ref].kernel_modules
-    row = s.view.modules.get(names[0]) if names else None
-    if row is None or row.state == "Live":
-        return None
-    return Wait(ref=ref, why=f"the kernel says {row.name} is {row.state}", kernel=True)
+    left = left_by(s.begun[ref], s.view).kernel_modules if ref in s.begun else ()
+    for row in (s.view.modules[name] for name in left):
+        if row.state != "Live":
+            return Wait(ref=ref, why=f"the kernel says {row.name} is {row.state}", kernel=True)
+    return None
 
 
 def _held_by_removal(ref: ModuleRef, record: LoadedRecord, s: Situation) -> ModuleRef | None:

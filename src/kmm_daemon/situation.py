@@ -24,14 +24,17 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BegunLoad:
-    """A load, journaled before modprobe starts: after a crash it proves whose work it was."""
+    """A load, journaled before modprobe starts: after a crash it proves whose work it was.
+
+    What an unload has begun to take out is journaled in the same way: it may be there, or not.
+    """
 
     module: DesiredModule
     """image_digest filled in."""
     kernel_modules: tuple[str, ...]
-    """Kernel modules that the load may bring and that were not there before, its own first."""
+    """Kernel modules that are the Module's if they are in the kernel now, its own first."""
     srcversions: Mapping[str, str] = field(default_factory=dict)
-    """As the image has them."""
+    """As they are then, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +112,44 @@ def differs(row: KernelModule, expected: str) -> bool:
     return bool(row.srcversion and expected and row.srcversion != expected)
 
 
-def begun_load(image: PreparedImage, view: KernelView) -> BegunLoad:
-    """Return what to write down before a load.
+def begun_load(
+    image: PreparedImage, view: KernelView, interrupted: BegunLoad | None = None
+) -> BegunLoad:
+    """Return what to write down before a load: what it may bring, and an earlier one has brought.
 
-    Where the own module is there already (an in-tree one that is to be replaced), only its
-    srcversion could tell the old from the new: nothing is claimed.
+    What is there already is not claimed: of an in-tree module that is to be replaced, only its
+    srcversion could tell the old from the new. With rawArgs nobody but modprobe knows what comes.
     """
     own = own_name(image.entry)
     below = (*map(kernel_name, image.entry.modprobe.modules_loading_order), *image.srcversions)
-    names = tuple(name for name in dict.fromkeys((own, *below)) if name not in view.modules)
+    names = [name for name in dict.fromkeys((own, *below)) if own and name not in view.modules]
+    left = left_by(interrupted, view) if interrupted else None
     return BegunLoad(
         module=image.module,
-        kernel_modules=names if own and names[:1] == (own,) else (),
-        srcversions=image.srcversions,
+        kernel_modules=(*names, *(left.kernel_modules if left else ())),
+        srcversions={**image.srcversions, **(left.srcversions if left else {})},
     )
+
+
+def begun_unload(record: LoadedRecord) -> BegunLoad:
+    """Return what to write down before an unload."""
+    return BegunLoad(
+        module=record.module, kernel_modules=record.kernel_modules, srcversions=record.srcversions
+    )
+
+
+def left_by(begun: BegunLoad, view: KernelView) -> LoadedRecord:
+    """Return what interrupted work has left in the kernel: at times only a dependency."""
+    rows = [view.modules[name] for name in begun.kernel_modules if name in view.modules]
+    ours = [row for row in rows if not differs(row, begun.srcversions.get(row.name, ""))]
+    return LoadedRecord(
+        module=begun.module,
+        kernel_modules=tuple(row.name for row in ours),
+        srcversions={row.name: row.srcversion for row in ours if row.srcversion},
+    )
+
+
+def own_of(record: LoadedRecord) -> tuple[str, ...]:
+    """Return the Module's own kernel module; nothing where only its dependencies are left."""
+    first = record.kernel_modules[:1]
+    return first if own_name(record.module) in ("", *first) else ()

@@ -9,7 +9,14 @@ from kmm_common.errors import TransientError
 from kmm_common.logs import log
 from kmm_daemon.acceptance import accepted, left_after
 from kmm_daemon.journal import Journal, Memory
-from kmm_daemon.situation import BegunLoad, FailedStep, PreparedImage, Situation, differs
+from kmm_daemon.situation import (
+    BegunLoad,
+    FailedStep,
+    PreparedImage,
+    Situation,
+    begun_unload,
+    left_by,
+)
 from kmm_daemon.values import DesiredUpdate, KernelView, LoadedRecord, NeedsSnapshot, NodeDesired
 
 logger = logging.getLogger(__name__)
@@ -25,6 +32,8 @@ class State:
         self.begun: dict[ModuleRef, BegunLoad] = {}
         self.images: dict[ModuleRef, PreparedImage] = {}
         self.failures: dict[ModuleRef, FailedStep] = {}
+        self.leaving: set[ModuleRef] = set()
+        """Whose unload has begun: the journal says that their records may be true no longer."""
         self.unwritten = False
         """The journal could not take the newest change: the next round tries again."""
         self._left: tuple[str, ...] = ()
@@ -56,7 +65,10 @@ class State:
         )
 
     def forget_outdated(self, view: KernelView, busy: frozenset[ModuleRef]) -> None:
-        """Drop images and failures of older entries, and begun loads that brought nothing."""
+        """Drop images and failures of older entries, and begun loads that left nothing.
+
+        Of a Module that is to go, an unload tidies up behind a begun load.
+        """
         for ref, image in list(self.images.items()):
             if image.entry != self.entry(ref):
                 del self.images[ref]
@@ -64,8 +76,9 @@ class State:
             if failed.entry != self.entry(ref):
                 del self.failures[ref]
         for ref, begun in list(self.begun.items()):
-            if ref not in busy and not _may_have_come(begun, view):
+            if ref in self.modules and ref not in busy and not left_by(begun, view).kernel_modules:
                 del self.begun[ref]
+                self.unwritten = True
 
     async def restore(self) -> None:
         """Take over what the journal of this boot says; failed steps are due at once."""
@@ -107,17 +120,15 @@ class State:
             log(logger, logging.WARNING, "journal not written", error=str(error))
 
     def _memory(self, desired: NodeDesired | None, left: tuple[str, ...]) -> Memory:
+        leaving = {
+            ref: begun_unload(self.records[ref]) for ref in self.leaving & self.records.keys()
+        }
         return Memory(
             uid=desired.uid if desired else "",
             generation=desired.generation if desired else 0,
             modules=tuple(desired.modules.values()) if desired else (),
             left=left,
-            records=tuple(self.records.values()),
-            begun=tuple(self.begun.values()),
+            records=tuple(record for ref, record in self.records.items() if ref not in leaving),
+            begun=tuple({**self.begun, **leaving}.values()),
             failures=tuple(failed for failed in self.failures.values() if failed.entry),
         )
-
-
-def _may_have_come(begun: BegunLoad, view: KernelView) -> bool:
-    row = view.modules.get(begun.kernel_modules[0]) if begun.kernel_modules else None
-    return row is not None and not differs(row, begun.srcversions.get(row.name, ""))

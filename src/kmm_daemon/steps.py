@@ -38,8 +38,8 @@ class Load:
 
     ref: ModuleRef
     image: PreparedImage
-    vanished: LoadedRecord | None = None
-    """What this daemon had loaded before somebody took it out."""
+    older: LoadedRecord | None = None
+    """What this daemon had brought before: somebody took its own module out, or a crash came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def touched(step: KernelStep) -> frozenset[str]:
     match step:
         case Unload(record=record):
             return footprint.named(record.module) | frozenset(record.kernel_modules)
-        case Load(image=image, vanished=older):
+        case Load(image=image, older=older):
             return _brought(image) | frozenset(older.kernel_modules if older else ())
         case Reload(image=image, record=record):
             return _brought(image) | frozenset(record.kernel_modules)

@@ -10,7 +10,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ class Fuse:
         self.paused = False
         self._steps = steps
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What stands for the kernel is no step."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
     def step(self) -> None:
         """Count; does not return from the last step."""
         if not self.paused:
@@ -120,14 +130,24 @@ class LastingKernel(TmpKernel):
 
     async def run(self, argv: Sequence[str], deadline: Deadline) -> Completed:
         self._fuse.step()
-        self._fuse.paused = True
         note(self.root / "commands.jsonl", {"argv": list(argv), "loaded": sorted(self.rows)})
-        completed = await super().run(argv, deadline)
+        return await super().run(argv, deadline)
+
+    def insert(self, name: str, *, state: str = "Live", srcversion: str = "") -> None:
+        """Put a module into the kernel; a crash may come before the next one of the same load."""
+        with self._fuse.pause():
+            super().insert(name, state=state, srcversion=srcversion)
+        self._keep()
+
+    def drop(self, name: str) -> None:
+        with self._fuse.pause():
+            super().drop(name)
+        self._keep()
+
+    def _keep(self) -> None:
         rows = [asdict(row) for row in self.rows.values()]
         (self.root / "kernel.json").write_text(json.dumps([rows, self.needs]))
-        self._fuse.paused = False
         self._fuse.step()
-        return completed
 
 
 def note(path: Path, value: object) -> None:

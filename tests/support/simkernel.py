@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 from kmm_common.api.names import Reason
@@ -69,6 +70,14 @@ class SimImages:
         return self.files.get(image.digest, {own: SimFile(srcversion=image.digest[-8:])})
 
 
+class Interrupted(StrEnum):
+    """Where in a load the daemon's end comes."""
+
+    BEFORE = "before the first kernel module"
+    BETWEEN = "between the dependencies and the Module's own module"
+    AFTER = "after the last one, as modprobe may go on by itself"
+
+
 @dataclass(slots=True)
 class SimKernel:
     """A kernel; what it did is in `calls`, as (what, ref)."""
@@ -89,8 +98,8 @@ class SimKernel:
     """A load waits until its gate is open."""
     firmware: set[ModuleRef] = field(default_factory=set)
     """Whose firmware is on the host; it outlives the boot."""
-    outlives_daemon: bool = False
-    """A load that the daemon's end interrupts is done all the same, as modprobe's may be."""
+    interrupted: Interrupted = Interrupted.BEFORE
+    """How far a load gets that the daemon's end interrupts."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
 
     async def view(self) -> KernelView:
@@ -166,8 +175,10 @@ class SimKernel:
         try:
             await gate.wait()
         except asyncio.CancelledError:
-            if self.outlives_daemon:
+            if self.interrupted is not Interrupted.BEFORE:
                 self._bring(module, self.images.content(module, image))
+            if self.interrupted is Interrupted.BETWEEN:
+                self._take_out(kernel_name(module.modprobe.module_name))
             raise
 
     def _bring(self, module: DesiredModule, content: Mapping[str, SimFile]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from kmm_common.desired import DesiredModule, ModuleState
 from kmm_common.logs import Fact, fields_of
 from support.history import check
 from support.node import Node, desired, ref, snapshot
-from support.simkernel import SimFile
+from support.simkernel import Interrupted, SimFile
 
 NAMES = ("base", "left", "right")
 DIGESTS = ("sha256:aaaaaaaa", "sha256:bbbbbbbb")
@@ -124,9 +124,9 @@ class History(RuleBasedStateMachine):
     def held_up_go_on(self) -> None:
         self.run(self.release())
 
-    @rule(finished=st.booleans())
-    def daemon_restarts(self, finished: bool) -> None:
-        self.node.kernel.outlives_daemon = finished
+    @rule(interrupted=st.sampled_from(Interrupted))
+    def daemon_restarts(self, interrupted: Interrupted) -> None:
+        self.node.kernel.interrupted = interrupted
         self.run(self.node.restart())
 
     @rule()
