@@ -112,16 +112,28 @@ def test_an_image_that_does_not_exist_is_told_and_heals_when_it_is_pushed(stage:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "reason"),
-    [("fails", ["fail=19"], "DeviceError"), ("refuses", ["fail=many"], "BadParameter")],
+    ("name", "parameters", "reason", "told", "kernel_said"),
+    [
+        (
+            "fails",
+            ["fail=19"],
+            "DeviceError",
+            "init of kmt_core failed with ENODEV: No such device",
+            "told to fail with -19",
+        ),
+        ("refuses", ["fail=many"], "BadParameter", "'many' for parameter fail", "`many' invalid"),
+    ],
 )
 def test_a_load_that_fails_says_why_and_leaves_no_label(
-    stage: Stage, name: str, parameters: list[str], reason: str
+    stage: Stage, name: str, parameters: list[str], reason: str, told: str, kernel_said: str
 ) -> None:
     image = push_own(stage.sandbox, "core", "kmt_core")
     stage.apply(name, image, "kmt_core", parameters=parameters)
-    stage.until(lambda: stage.errors(name) == {reason}, f"all nodes say {reason}")
+    assert told in stage.wait_failed(name, reason)
     for node in stage.sandbox.nodes:
+        error = stage.report(node, name)["error"]
+        assert error["exitCode"] == 1
+        assert [line for line in error["kernelLog"] if kernel_said in line], error
         assert names.ready_label("default", name) not in stage.labels(node)
 
 

@@ -1,6 +1,8 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ import yaml
 from kmm_common.api import names
 from kmm_daemon.values import kernel_name
 from kmm_sandbox import kmodimage, samples
+from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.sandbox import REGISTRY_PORT, Sandbox
 from support import history
 
 SECONDS = 90.0
 NODES = "/api/v1/nodes"
 STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
 MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
+STORE = "/var/lib/kmm/images"
+"""Where a node keeps its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,17 @@ class Stage:
         self.until(lambda: self.errors(name) == {reason}, f"all nodes say {reason} of {name}")
         return str(self.report(next(iter(self.sandbox.nodes)), name)["error"]["message"])
 
+    def stop_daemon(self, node: str) -> int:
+        """Have a node's daemon told to end; return how it ended: -9 if it had to be killed."""
+        machine = self.sandbox.nodes[node]
+        machine.stop_daemon()
+        self.until(lambda: _last_end(machine) is not None, f"the daemon of {node} has ended")
+        return int(str(_last_end(machine)))
+
+    def store(self, node: str, directory: str) -> list[str]:
+        """Return what a directory of a node's image store has."""
+        return sorted(self.sandbox.nodes[node].execute("ls", f"{STORE}/{directory}").stdout.split())
+
     def parameter(self, node: str, module: str, parameter: str) -> str:
         """Return a parameter of a loaded module as the kernel has it."""
         path = f"/sys/module/{module}/parameters/{parameter}"
@@ -134,6 +150,39 @@ class Stage:
         return history.check(control_plane, daemons)
 
 
+def _last_end(node: Node) -> int | None:
+    """Return how a node's last daemon ended; None while one runs."""
+    facts = node.kubelet.facts()
+    return facts["daemon_exit_code"] if facts and facts["daemon_pid"] is None else None
+
+
+@contextmanager
+def registry_hangs(sandbox: Sandbox) -> Iterator[None]:
+    """Have the registry take connections and say nothing meanwhile."""
+    process = sandbox.registry.process
+    process.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.signal(signal.SIGCONT)
+
+
+def pulls(node: Node) -> bool:
+    """Tell whether a node has a connection to the registry."""
+    established = f":{REGISTRY_PORT:04X} 01 "
+    return established in node.execute("cat", "/proc/net/tcp").check()
+
+
+def worker_status(node: Node) -> dict[str, str]:
+    """Return /proc/<pid>/status of a node's image worker; empty without one."""
+    # The pattern does not match the shell's own command line.
+    found = node.execute("sh", "-c", "grep -lz 'kmm_daemon.images[.]serve' /proc/[0-9]*/cmdline")
+    workers = [line.removesuffix("cmdline") for line in found.stdout.splitlines()]
+    lines = [node.execute("cat", f"{one}status").check().splitlines() for one in workers]
+    parts = (line.partition(":") for line in (lines[0] if lines else ()))
+    return {key: value.strip() for key, _, value in parts}
+
+
 PREBUILT = Path(__file__).parents[1] / "e2e/modules/prebuilt"
 
 
@@ -153,6 +202,13 @@ def push_files(sandbox: Sandbox, repository: str, files: Mapping[str, bytes]) ->
     """Push an image with exactly these files, by path."""
     built = kmodimage.image(kmodimage.layer(files))
     return kmodimage.push(sandbox.registry, f"kmod/{repository}", "v1", built)
+
+
+def push_pinned(sandbox: Sandbox, repository: str, files: Mapping[str, bytes]) -> str:
+    """Push such an image; name it by its digest, which nobody has to look up."""
+    built = kmodimage.image(kmodimage.layer(files))
+    kmodimage.push(sandbox.registry, f"kmod/{repository}", "v1", built)
+    return f"{sandbox.registry.address}/kmod/{repository}@{built.digest}"
 
 
 def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:

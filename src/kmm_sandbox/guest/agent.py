@@ -3,7 +3,7 @@
 It talks to the host through files in the node's directory (hostfs), so that it can be reached
 whatever happens to the network:
 
-  heartbeat.json     written every second: boot id, kernel, the daemon's process
+  heartbeat.json     written every second: boot id, kernel, the daemon's process and its last end
   daemon.json        read: {"argv": [...], "env": {...}, "readable": [path, ...], "run": bool,
                      "revision": str}
   exec/<id>.request  read: {"boot": int, "argv": [...], "stdin": str, "seconds": float}
@@ -77,6 +77,8 @@ class Daemon:
         self._started = 0.0
         self._not_before = 0.0
         self.starts = 0
+        self.exit_code: int | None = None
+        """How the last one ended: minus the signal's number if one ended it."""
 
     def pids(self) -> set[int]:
         return {self._process.pid} if self._process else set()
@@ -86,6 +88,7 @@ class Daemon:
         wanted = read(self._wanted) or {"run": False}
         if self._process and self._process.poll() is not None:
             kill_group(self._process)
+            self.exit_code = self._process.returncode
             self._ended(now)
         if self._process and (not wanted["run"] or wanted["revision"] != self._revision):
             self.stop()
@@ -99,7 +102,7 @@ class Daemon:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
             kill_group(self._process)
-            self._process.wait()
+            self.exit_code = self._process.wait()
             self._process = None
             self._failures = 0
             self._not_before = 0.0
@@ -230,6 +233,7 @@ class Agent:
             "kernel": os.uname().release,
             "daemon_pid": min(self._daemon.pids(), default=None),
             "daemon_starts": self._daemon.starts,
+            "daemon_exit_code": self._daemon.exit_code,
         }
 
 
