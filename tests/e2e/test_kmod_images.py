@@ -1,8 +1,9 @@
 """Images that lie, are hostile, or closed: the node takes what is promised, or nothing."""
 
+import base64
 import gzip
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ from kmm_common.api import names
 from kmm_sandbox import kmodimage, samples
 from kmm_sandbox.network import HOST_ADDRESS
 from kmm_sandbox.registry import Login, Registry
-from support.stage import STATES, Stage, own_module, push_own
+from support.stage import Stage, own_module, push_own
 
 CORE = "kmt_core"
-STORE = "/var/lib/kmm/images"
 PRIVATE_PORT = 5001
 PASSWORD = "correct-horse-battery-staple"
 
@@ -39,18 +39,14 @@ def test_layer_with_other_bytes_than_promised_is_never_unpacked(stage: Stage) ->
     content = bytearray(stored.read_bytes())
     content[len(content) // 2] ^= 1
     stored.write_bytes(content)
-    trees = {name: _store(stage, name, "trees") for name in sandbox.nodes}
+    trees = {name: stage.store(name, "trees") for name in sandbox.nodes}
     stage.run("tampered", image, {"moduleName": CORE})
     message = stage.wait_failed("tampered", "DigestMismatch")
     assert kmodimage.digest_of(layer) in message
     for name in sandbox.nodes:
-        assert _store(stage, name, "trees") == trees[name]
-        assert _store(stage, name, "tmp") == []
+        assert stage.store(name, "trees") == trees[name]
+        assert stage.store(name, "tmp") == []
         assert CORE not in sandbox.nodes[name].loaded_modules()
-
-
-def _store(stage: Stage, node: str, directory: str) -> list[str]:
-    return sorted(stage.sandbox.nodes[node].execute("ls", f"{STORE}/{directory}").stdout.split())
 
 
 def test_tag_is_resolved_once_for_all_nodes_and_a_moved_tag_reloads_nothing(stage: Stage) -> None:
@@ -116,19 +112,34 @@ def test_private_image_needs_the_right_secret_which_is_found_nowhere_afterwards(
         assert "Secret default/pull" in message
         apply_secret(stage, Login(user="robot", password=PASSWORD))
         outcome.wait_loaded()
-    assert traces_of_password(stage) == []
+        config = Login(user="robot", password=PASSWORD).docker_config(registry.address)
+        secrets = (PASSWORD, base64_of(f"robot:{PASSWORD}"), base64_of(config))
+        # The search does find what is there.
+        assert stage.sandbox.kubectl("get", "secrets", "-o", "json").count(secrets[2])
+    assert traces_of(secrets, stage) == []
 
 
-def traces_of_password(stage: Stage) -> list[str]:
-    """Return where the password is, of all logs, resources and disks."""
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+OBJECTS = "modules,events,nodes,configmaps,nodemodulesstates"
+PLACES = "/var/lib/kmm /run/kmm /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
+
+
+def traces_of(secrets: Sequence[str], stage: Stage) -> list[str]:
+    """Return where a text is, of all logs, resources, disks and processes."""
     directory = stage.sandbox.directory
-    logs = [*directory.glob("logs/*"), *directory.glob("node*/*.log")]
-    found = [str(log) for log in logs if PASSWORD.encode() in log.read_bytes()]
-    if PASSWORD in str(stage.sandbox.api.items(STATES)):
-        found.append("NodeModulesState")
+    kubernetes = stage.sandbox.plane.layout
+    logs = [*directory.glob("logs/*"), *directory.glob("node*/*.log"), kubernetes.audit_log]
+    texts = {str(log): log.read_text(errors="replace") for log in logs}
+    assert texts[str(kubernetes.audit_log)]
+    texts[OBJECTS] = stage.sandbox.kubectl("get", OBJECTS, "--all-namespaces", "-o", "json")
+    found = [place for place, text in texts.items() if any(each in text for each in secrets)]
     for name, node in stage.sandbox.nodes.items():
-        # Exit code 1: no line in no file.
-        answer = node.execute("grep", "-rl", PASSWORD, "/var/lib/kmm", "/run/kmm")
+        # From standard input, not from an argument that it would find.
+        search = f"grep -rlsaF -f /dev/stdin {PLACES}"
+        answer = node.execute("sh", "-c", search, stdin="\n".join(secrets))
         found += [f"{name}:{path}" for path in answer.stdout.split()]
     return found
 
@@ -191,7 +202,7 @@ def test_hostile_layers_are_refused_by_name_and_write_nothing(stage: Stage) -> N
     for name, node in sandbox.nodes.items():
         assert node.execute("test", "-e", "/etc/cron.d/evil").code == 1
         assert node.execute("test", "-e", "/etc/evil").code == 1
-        assert _store(stage, name, "tmp") == []
+        assert stage.store(name, "tmp") == []
         assert names.ready_label("default", "honest") in stage.labels(name)
 
 
