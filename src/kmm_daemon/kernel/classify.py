@@ -155,7 +155,7 @@ def _signature(attempt: Attempt) -> Cause | None:
     else:
         return None
     remedy = "sign the module with a key that this machine trusts (MOK or platform keyring)"
-    return Cause(Reason.SIGNATURE_REJECTED, f"{name}: {why}; {remedy}")
+    return Cause(Reason.SIGNATURE_REJECTED, f"{name}: {why}; {remedy}", retry=False)
 
 
 def _vermagic(attempt: Attempt) -> Cause | None:

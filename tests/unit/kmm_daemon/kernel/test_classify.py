@@ -1,6 +1,8 @@
 """Texts are those of kmod 30 and Linux 6.1 where a User-Mode Linux kernel can show the case."""
 
+import inspect
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmm_common.api.names import Reason
+from kmm_daemon.kernel import classify
 from kmm_daemon.kernel.classify import (
     Attempt,
     ignored_parameters,
@@ -84,23 +87,23 @@ LOADS = [
     (
         refused("Key was rejected by service"),
         Reason.SIGNATURE_REJECTED,
-        True,
+        False,
         "Key was rejected by service",
     ),
-    (refused("Required key not available"), Reason.SIGNATURE_REJECTED, True, "sign the module"),
+    (refused("Required key not available"), Reason.SIGNATURE_REJECTED, False, "sign the module"),
     (
         refused(
             "Operation not permitted",
             "Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7",
         ),
         Reason.SIGNATURE_REJECTED,
-        True,
+        False,
         "kernel lockdown forbids unsigned module loading",
     ),
     (
         refused("Key was rejected by service", "Loading of unsigned module is rejected"),
         Reason.SIGNATURE_REJECTED,
-        True,
+        False,
         "rejects it: unsigned module",
     ),
     (
@@ -287,3 +290,22 @@ def test_every_text_has_an_explanation(stderr, log):
     failure = load_failure(attempt(stderr, log)).failure
     assert failure.message
     assert failure.reason in set(Reason)
+
+
+def tried_again() -> dict[str, bool]:
+    """Return what the reference tells users, by reason."""
+    text = (Path(__file__).parents[4] / "docs/reference/reasons.md").read_text()
+    rows = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `"))
+    return {row[0].strip("`"): row[3].strip() != "no" for row in rows if len(row) == 4}
+
+
+def test_reference_tells_what_is_tried_again():
+    told = tried_again()
+    made = {(str(reason), retry) for _, reason, retry, _ in LOADS}
+    assert {(reason, told[reason]) for reason, _ in made} == made
+
+
+def test_every_reason_of_the_classifier_has_a_case():
+    used = set(re.findall(r"Cause\(\s*Reason\.(\w+)", inspect.getsource(classify)))
+    cases = {reason.name for _, reason, _, _ in LOADS}
+    assert used - cases == {"IN_USE"}, "only an unload says InUse"
