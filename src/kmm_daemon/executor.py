@@ -44,6 +44,8 @@ class Executor:
             case Load(image=image, older=older):
                 await self._load(image, older)
             case Reload(image=image, record=record, keep=keep):
+                going = frozenset(record.kernel_modules) - keep
+                await self._kernel.check(image.module, image.image, going)
                 await self._unload(record, keep)
                 await self._load_if_still_desired(image)
             case Unload(record=record, keep=keep):

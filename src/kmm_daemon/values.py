@@ -100,6 +100,13 @@ class Kernel(Protocol):
         """Remove in-tree modules, copy firmware, run modprobe, check. Raises StepError."""
         ...
 
+    async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:
+        """Raise StepError for what a load would refuse, as far as that is known before it.
+
+        Nothing is touched; `going` are kernel_names that leave the kernel before the load.
+        """
+        ...
+
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         """Take a Module's modules out of the kernel and its firmware off the host.
 
@@ -173,6 +180,9 @@ class StateReport:
     observed_generation: int = 0
     """With uid: the newest desired state whose steps are all done or failed terminally."""
     modules: tuple[ReportedModule, ...] = ()
+    accepted_uid: str = ""
+    accepted_generation: int = 0
+    """The accepted desired state that modules is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

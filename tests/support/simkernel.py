@@ -92,6 +92,8 @@ class SimKernel:
     """kernel_names that somebody has open."""
     failing: dict[ModuleRef, deque[StepError]] = field(default_factory=dict)
     """What the next loads of a Module raise, before they touch anything."""
+    refusing: dict[ModuleRef, StepError] = field(default_factory=dict)
+    """What is known before a load to forbid it."""
     late: dict[ModuleRef, StepError] = field(default_factory=dict)
     """What the next load of a Module raises although the module comes in."""
     gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
@@ -132,6 +134,10 @@ class SimKernel:
             kernel_modules=brought,
             srcversions={name: v for name in brought if (v := self.rows[name].srcversion)},
         )
+
+    async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:
+        if refusal := self.refusing.get(module.ref):
+            raise refusal
 
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         self.calls.append(("unload", record.module.ref))

@@ -16,7 +16,7 @@ from kmm_daemon.kernel import argv, classify, outcome
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.commands import Commands
 from kmm_daemon.kernel.contents import Contents, read_contents
-from kmm_daemon.kernel.firmware import Firmware
+from kmm_daemon.kernel.firmware import Firmware, Shipment
 from kmm_daemon.kernel.ledgerfile import LedgerFile
 from kmm_daemon.kernel.moduledir import asked_for, named_by, read_tree
 from kmm_daemon.kernel.outcome import Rows
@@ -36,7 +36,7 @@ class KernelPlaces:
     """Does not outlive the boot."""
     state: Path = Path("/var/lib/kmm")
     """Outlives it."""
-    firmware: Path = Path("/var/lib/firmware")
+    firmware: Path
     """The same path on the host and in the daemon."""
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
     """Where the host keeps <kernel>/modules.builtin."""
@@ -93,6 +93,16 @@ class ModprobeKernel:
         with _failures_told():
             return await self._load(module, image)
 
+    async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:
+        """Raise StepError for what a load would refuse; nothing is touched.
+
+        `going` are kernel_names that leave the kernel before the load.
+        """
+        with _failures_told():
+            view = await self.view()
+            contents = await self._contents(module, image, view)
+            await self._refuse_early(module, image, contents, view, going)
+
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         """Take out what a Module has brought, but `keep`, and its firmware. Raises StepError.
 
@@ -102,15 +112,13 @@ class ModprobeKernel:
             await self._unload(record, keep)
 
     async def _load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
-        self._commands.refuse_while_stuck(module.ref)
         view = await self.view()
         contents = await self._contents(module, image, view)
         module = replace(module, image_digest=image.digest)
         if outcome.needs_nothing(contents, view):
             log(logger, logging.INFO, "module is built in, nothing to load", ref=str(module.ref))
             return outcome.record(module, (), view.modules)
-        shipment = await self._firmware.scan(module, image)
-        await self._firmware.check(shipment, view.boot_id)
+        shipment = await self._refuse_early(module, image, contents, view)
         place = await self._workspaces.make(module, image, view.kernel_version)
         await self._make_room(module, contents)
         try:
@@ -136,6 +144,23 @@ class ModprobeKernel:
             elif name in await self._reader.modules():
                 await self._commands.remove(ref, name)
         await self._forget(ref, (await self.view()).boot_id)
+
+    async def _refuse_early(
+        self,
+        module: DesiredModule,
+        image: ReadyImage,
+        contents: Contents,
+        view: KernelView,
+        going: frozenset[str] = frozenset(),
+    ) -> Shipment:
+        """Return the image's firmware; raise StepError if it, or the kernel, forbids a load."""
+        self._commands.refuse_while_stuck(module.ref)
+        shipment = await self._firmware.scan(module, image)
+        await self._firmware.check(shipment, view.boot_id)
+        staying = {name: row for name, row in view.modules.items() if name not in going}
+        names = outcome.in_the_way(module, contents, staying)
+        await self._commands.refuse_in_use(names, going.union(names))
+        return shipment
 
     async def _contents(
         self, module: DesiredModule, image: ReadyImage, view: KernelView

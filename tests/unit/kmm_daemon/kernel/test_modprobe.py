@@ -321,3 +321,25 @@ async def test_unusable_run_directory_is_told(node, kernel, stack):
     error = await refused(kernel.load(module("low"), stack))
     assert error.failure.reason == Reason.MODPROBE_FAILED
     assert "/run/modules" in error.failure.message
+
+
+async def test_check_finds_a_firmware_conflict_before_anything_is_touched(node, kernel, stack):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    (node.root / "firmware").mkdir()
+    (node.root / "firmware/a.bin").write_text("the host's")
+    node.insert("low", srcversion="older")
+    new = module("low", firmware_path="/fw")
+    error = await refused(kernel.check(new, stack, frozenset({"low"})))
+    assert error.failure.reason == Reason.FIRMWARE_CONFLICT
+    assert (set(node.rows), node.commands) == ({"low"}, [])
+
+
+async def test_check_finds_in_tree_modules_that_are_in_use_by_what_stays(node, kernel, stack):
+    node.needs["user"] = ("intree",)
+    for name in ("intree", "user"):
+        node.insert(name)
+    new = module("low", in_tree=("intree",))
+    error = await refused(kernel.check(new, stack, frozenset({"low"})))
+    assert (error.failure.reason, node.commands) == (Reason.IN_USE, [])
+    await kernel.check(new, stack, frozenset({"low", "user"}))
