@@ -332,11 +332,41 @@ async def test_deletion_does_not_wait_for_a_node_that_has_booted_since(fleet: Fl
     assert node.kernel.loads(fleet.ref()) == 1
 
 
-async def test_namespace_of_modules_is_marked(fleet: Fleet) -> None:
+async def test_namespace_is_marked_while_it_has_modules(fleet: Fleet) -> None:
+    await fleet.node()
+    for name in ("m", "other"):
+        await fleet.apply(name)
+        await fleet.loaded(name=name)
+    await _marked(fleet)
+    await fleet.delete("other")
+    await fleet.gone("other")
+    await fleet.reconciled()
+    await _marked(fleet)
+    await fleet.delete()
+    await fleet.gone()
+    await _marked(fleet, expected=False)
+
+
+async def test_mark_of_a_namespace_that_is_changed_by_hand_is_put_right(fleet: Fleet) -> None:
+    await _mark(fleet, "")
+    await _marked(fleet, expected=False)
     await fleet.apply()
+    await _marked(fleet)
+    await _mark(fleet, None)
+    await _marked(fleet)
+
+
+async def _mark(fleet: Fleet, value: str | None) -> None:
+    patch = {"metadata": {"labels": {CONTAINS_MODULES_LABEL: value}}}
+    await asyncio.to_thread(fleet.api.merge, f"/api/v1/namespaces/{fleet.name}", patch)
+
+
+async def _marked(fleet: Fleet, *, expected: bool = True) -> None:
+    """Wait until the namespace is marked as having Modules, or is not."""
     await eventually(
         lambda: fleet.find(f"/api/v1/namespaces/{fleet.name}"),
-        lambda namespace: CONTAINS_MODULES_LABEL in namespace["metadata"]["labels"],
+        lambda found: (CONTAINS_MODULES_LABEL in found["metadata"]["labels"]) is expected,
+        what=f"namespace {fleet.name} marked: {expected}",
     )
 
 

@@ -10,9 +10,9 @@ from kmm_common.api.module import Module
 from kmm_common.api.names import Event
 from kmm_common.clock import Clock
 from kmm_common.logs import log
-from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder, Regarding
-from kmm_cp.kube.resources import MODULES, NAMESPACES
+from kmm_cp.kube.resources import MODULES
 from kmm_cp.policy.deletion import waits_for
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.runtime.controller import DONE, Result
@@ -32,10 +32,6 @@ class ModuleReconciler:
     nodes: Mapping[str, Node]
     states: Mapping[str, NodeState]
     events: EventRecorder
-    namespaces: Mapping[str, Mapping[str, str]]
-    """Labels by namespace."""
-    observe_namespace: Callable[[Object], None]
-    """Told every written Namespace, so that it is not written again before the watch does."""
     live: Callable[[str], bool]
     disconnected_seconds: float
     clock: Clock
@@ -53,15 +49,10 @@ class ModuleReconciler:
         return await self._release(module)
 
     async def _protect(self, module: Module) -> None:
-        """Add the finalizer, and mark the namespace, which must not go before its Modules."""
+        """Add the finalizer."""
         finalizers = module.metadata.finalizers
         if names.MODULE_FINALIZER not in finalizers:
             await self._write_finalizers(module, [*finalizers, names.MODULE_FINALIZER])
-        labels = self.namespaces.get(module.metadata.namespace, {})
-        if names.CONTAINS_MODULES_LABEL not in labels:
-            body = {"metadata": {"labels": {names.CONTAINS_MODULES_LABEL: ""}}}
-            name = module.metadata.namespace
-            self.observe_namespace(await self.client.patch_merge(NAMESPACES, name, body))
 
     async def _release(self, module: Module) -> Result:
         released = self._released.get(str(module.ref)) == module.metadata.uid

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kmm_common.api.module import Module
+from kmm_common.api.names import CONTAINS_MODULES_LABEL
 from kmm_common.desired import ModuleRef
 from kmm_cp.kube.informer import Change
 from kmm_cp.policy.digests import ImageKey
@@ -29,6 +30,7 @@ class Triggers:
     connection_queue: Queue[str]
     module_queue: Queue[str]
     status_queue: Queue[str]
+    namespace_queue: Queue[str]
 
     def module_changed(self, change: Change[Module]) -> None:
         """Plan every node that the Module was or is meant for, or is on."""
@@ -37,6 +39,8 @@ class Triggers:
         priority = _priority(change)
         self.module_queue.add(change.key, priority)
         self.status_queue.add_after(change.key, STATUS_SECONDS)
+        if change.old is None or change.new is None:
+            self.namespace_queue.add(ModuleRef.parse(change.key).namespace, priority)
         for name, node in self.nodes.items():
             if self._concerned(node, change):
                 self.node_queue.add(name, priority)
@@ -58,6 +62,14 @@ class Triggers:
             queue.add(change.key, priority)
         for ref in _refs(change.old) | _refs(change.new):
             self._module_may_have_changed(str(ref), priority)
+
+    def namespace_changed(self, change: Change[Mapping[str, str]]) -> None:
+        """See to a mark that was there before us, or that somebody set or took away."""
+        before, now = (
+            CONTAINS_MODULES_LABEL in (labels or ()) for labels in (change.old, change.new)
+        )
+        if before != now:
+            self.namespace_queue.add(change.key, _priority(change))
 
     def served_changed(self, change: Change[Listed]) -> None:
         """A replica's list of nodes changed."""

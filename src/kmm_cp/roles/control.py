@@ -20,6 +20,7 @@ from kmm_cp.reconcilers.label import LabelReconciler
 from kmm_cp.reconcilers.live import Live, LiveNodes, flipped
 from kmm_cp.reconcilers.module import ModuleReconciler
 from kmm_cp.reconcilers.module_status import ModuleStatusReconciler
+from kmm_cp.reconcilers.namespace import NamespaceReconciler
 from kmm_cp.reconcilers.node import NodeReconciler
 from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.reconcilers.triggers import Triggers
@@ -133,10 +134,15 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             **views,
             modules=modules,
             events=parts.events,
-            namespaces=caches.namespaces.store,
-            observe_namespace=caches.namespaces.observe,
             live=parts.live,
             disconnected_seconds=settings.disconnected_seconds,
+        ).reconcile,
+        "namespace": NamespaceReconciler(
+            client=parts.client,
+            modules=modules,
+            unreadable=modules.unreadable,
+            namespaces=caches.namespaces.store,
+            observe=caches.namespaces.observe,
         ).reconcile,
         "module-status": ModuleStatusReconciler(
             **shared,
@@ -164,6 +170,7 @@ def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Tri
         connection_queue=controllers["connection"].queue,
         module_queue=controllers["module"].queue,
         status_queue=controllers["module-status"].queue,
+        namespace_queue=controllers["namespace"].queue,
     )
 
 
@@ -181,6 +188,7 @@ def _listen(caches: Caches, triggers: Triggers, pins: Pins) -> None:
     caches.nodes.add_handler(triggers.node_changed)
     caches.states.add_handler(triggers.state_changed)
     caches.served.add_handler(triggers.served_changed)
+    caches.namespaces.add_handler(triggers.namespace_changed)
 
     def adopt(change: Change[NodeState]) -> None:
         """Pin what a daemon found out where no registry answered the control plane."""

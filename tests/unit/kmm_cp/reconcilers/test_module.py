@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kmm_common.api.module import Module
-from kmm_common.api.names import CONTAINS_MODULES_LABEL, MODULE_FINALIZER
+from kmm_common.api.names import MODULE_FINALIZER
 from kmm_cp.kube.errors import ConflictError
 from kmm_cp.policy.values import NodeState
 from kmm_cp.reconcilers.module import ModuleReconciler
@@ -20,7 +20,6 @@ WANTED = entry()
 ON_NODE = state(WANTED, reports=(loaded(WANTED),))
 UNLOADING = state(reports=(loaded(WANTED),))
 UNLOADED = state()
-MARKED = {CONTAINS_MODULES_LABEL: ""}
 
 
 def kmod(*finalizers: str, deleted: bool = False) -> Module:
@@ -34,11 +33,9 @@ def kmod(*finalizers: str, deleted: bool = False) -> Module:
 class World:
     module: Module | None
     state: NodeState = ON_NODE
-    namespace: dict[str, str] = field(default_factory=lambda: MARKED)
     live: bool = True
     client: KubeCalls = field(default_factory=KubeCalls)
     events: EventCalls = field(default_factory=EventCalls)
-    observed: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.modules = {KEY: self.module} if self.module else {}
@@ -48,8 +45,6 @@ class World:
             nodes={"node-1": node()},
             states={"node-1": self.state},
             events=self.events,
-            namespaces={"default": self.namespace},
-            observe_namespace=self.observed.append,
             live=lambda _: self.live,
             disconnected_seconds=300,
             clock=VirtualClock(),
@@ -79,15 +74,6 @@ async def test_new_module_gets_a_finalizer_beside_those_of_others() -> None:
     world = World(kmod("theirs"))
     await world.reconcile()
     assert finalizers(world.client.only()) == ["theirs", MODULE_FINALIZER]
-
-
-async def test_namespace_is_marked_once() -> None:
-    world = World(kmod(MODULE_FINALIZER), namespace={})
-    await world.reconcile()
-    assert world.client.only() == Call(
-        "patch", "namespaces", "default", {"metadata": {"labels": MARKED}}
-    )
-    assert [each["metadata"]["name"] for each in world.observed] == ["default"]
 
 
 @pytest.mark.parametrize("on_node", [ON_NODE, UNLOADING], ids=["planned", "not unloaded yet"])

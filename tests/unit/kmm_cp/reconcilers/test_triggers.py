@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kmm_common.api.module import Module
+from kmm_common.api.names import CONTAINS_MODULES_LABEL
 from kmm_cp.kube.informer import Change
 from kmm_cp.policy.digests import ImageKey
 from kmm_cp.policy.values import Node, NodeState
@@ -38,7 +39,7 @@ class World:
     """Two nodes, a and b, of which a has the label gpu."""
 
     def __init__(self, *modules: Module, states: tuple[NodeState, ...] = ()) -> None:
-        queues = ("node", "label", "connection", "module", "status")
+        queues = ("node", "label", "connection", "module", "status", "namespace")
         self.queues = {name: Keys() for name in queues}
         self.triggers = Triggers(
             modules={str(each.ref): each for each in modules},
@@ -68,8 +69,8 @@ ALL_NODES = {**ALL_OF_A, "node": {"a", "b"}}
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (None, FOR_GPU, ALL_OF_A),
-        (FOR_GPU, None, ALL_OF_A),
+        (None, FOR_GPU, {**ALL_OF_A, "namespace": {"default"}}),
+        (FOR_GPU, None, {**ALL_OF_A, "namespace": {"default"}}),
         (FOR_GPU, module(), ALL_NODES),
         (module(), FOR_GPU, ALL_NODES),
         (FOR_GPU, edited({"annotations": {"a": "b"}}), ALL_OF_A),
@@ -195,3 +196,26 @@ def test_selector_takes_nodes_that_have_all_of_it(
     selector: dict[str, str], labels: dict[str, str], expected: bool
 ) -> None:
     assert selects(selector, labels) is expected
+
+
+MARKED, PLAIN = {CONTAINS_MODULES_LABEL: ""}, {"theirs": "1"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (None, MARKED, {"namespace": {"team"}}),
+        (None, PLAIN, {}),
+        (MARKED, {**MARKED, **PLAIN}, {}),
+        (MARKED, PLAIN, {"namespace": {"team"}}),
+        (PLAIN, MARKED, {"namespace": {"team"}}),
+        (PLAIN, None, {}),
+    ],
+    ids=["marked before us", "new", "other label", "mark taken away", "mark set", "gone"],
+)
+def test_a_namespace_is_looked_at_when_its_mark_changes(
+    old: dict[str, str] | None, new: dict[str, str] | None, expected: dict[str, set[str]]
+) -> None:
+    world = World()
+    world.triggers.namespace_changed(change("team", old, new))
+    assert world.set_off() == expected
