@@ -12,7 +12,10 @@ from typing import Any
 
 from kmm_common.logs import Fact
 
-FACTS = {fact.value for fact in Fact}
+STARTED, STOPS = "control plane started", "control plane stops"
+"""A start without the end of the life before: that was killed, and its last lines may be lost."""
+FAILED = "reconcile failed"
+FACTS = {*(fact.value for fact in Fact), STARTED, STOPS, FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,39 @@ class Published:
     """What the control plane persisted: per (node, uid, generation) the digest and hash by ref."""
 
     states: dict[tuple[str, str, int], dict[str, Line]] = field(default_factory=dict)
+    _moments: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _gaps: list[tuple[str, str]] = field(default_factory=list)
+    """Moment, and node or empty for all: a write may have been done, and not logged."""
 
     @classmethod
     def read(cls, lines: Iterable[Line]) -> "Published":
-        published = cls()
+        published, ended = cls(), True
         for line in lines:
             if line["msg"] == Fact.PUBLISHED:
                 key = (line["node"], line["uid"], line["generation"])
                 published.states[key] = {module["ref"]: module for module in line["modules"]}
+                published._moments[key] = line.get("ts", "")
+            elif line["msg"] == FAILED and line["controller"] == "node":
+                # Its answer may have been lost after the write was done.
+                published._gaps.append((line["ts"], line["key"]))
+            elif line["msg"] == STARTED:
+                if not ended:
+                    published._gaps.append((line["ts"], ""))
+                ended = False
+            elif line["msg"] == STOPS:
+                ended = True
         return published
+
+    def may_lack(self, key: tuple[str, str, int], until: str) -> bool:
+        """Tell whether the line of a state may have been lost: after the one before, until then."""
+        node, uid, generation = key
+        before = [
+            moment
+            for (name, other, older), moment in self._moments.items()
+            if (name, other) == (node, uid) and older < generation
+        ]
+        since = max(before, default="")
+        return any(since < ts <= until and name in ("", node) for ts, name in self._gaps)
 
     def digests(self, node: str, ref: str) -> set[str]:
         """Every digest that was ever desired for the Module on the node."""
@@ -134,11 +161,15 @@ def once(node: str, history: Iterable[Line]) -> Iterator[Violation]:
 
 
 def quiet(node: str, history: Iterable[Line], published: Published) -> Iterator[Violation]:
-    """No unload without a desired state that asked for it."""
+    """No unload without a desired state that was published and asked for it."""
     for line in history:
         if line["msg"] != Fact.STEP_STARTED or line["step"] != "unload":
             continue
-        wanted = published.states.get((node, line["uid"], line["generation"]), {}).get(line["ref"])
+        key = (node, line["uid"], line["generation"])
+        if key not in published.states and not published.may_lack(key, line["ts"]):
+            told = f"{line['ref']} unloaded for {line['uid']}/{line['generation']}, never published"
+            yield Violation("quiet", node, told)
+        wanted = published.states.get(key, {}).get(line["ref"])
         if wanted is not None and wanted["hash"] == line["hash"]:
             yield Violation("quiet", node, f"{line['ref']} unloaded though {line['uid']} wants it")
 
@@ -163,22 +194,49 @@ def honest(node: str, history: Iterable[Line]) -> Iterator[Violation]:
 def labelled(
     control_plane: Iterable[Line], daemons: Mapping[str, Iterable[Line]]
 ) -> Iterator[Violation]:
-    """No ready label is added before a daemon of that node reported the Module as Loaded."""
-    reported = {node: _first_loaded(lines) for node, lines in daemons.items()}
+    """No ready label is added unless a daemon of that node reported the Module as Loaded.
+
+    It must have done so in the boot that the label is for, and since the Module was last reported
+    not to be there before its label was removed.
+    """
+    reported = {node: _reports(lines) for node, lines in daemons.items()}
+    removed: dict[tuple[str, str], str] = {}
     for line in control_plane:
         if line["msg"] != Fact.LABELLED or line["node"] not in reported:
             continue
         for ref in line["added"]:
-            first = reported[line["node"]].get(ref)
-            if first is None or first > line["ts"]:
+            reports = [each for each in reported[line["node"]] if each.ts <= line["ts"]]
+            since = _last_absence(reports, ref, removed.get((line["node"], ref), ""))
+            if not any(
+                each.boot == line["boot_id"] and each.ts > since and ref in each.loaded
+                for each in reports
+            ):
                 yield Violation("labelled", line["node"], f"{ref} labelled at {line['ts']}")
+        removed |= {(line["node"], ref): line["ts"] for ref in line["removed"]}
 
 
-def _first_loaded(lines: Iterable[Line]) -> dict[str, str]:
-    first: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What a daemon said at one moment."""
+
+    ts: str
+    boot: str
+    loaded: frozenset[str]
+
+
+def _reports(lines: Iterable[Line]) -> list[_Report]:
+    """Return a node's reports; a report's boot is that of what its daemon has last taken up."""
+    reports, boot = [], ""
     for line in lines:
+        boot = line.get("boot_id", boot)
         if line["msg"] == Fact.REPORTED:
-            for module in line["modules"]:
-                if module["state"] == "Loaded":
-                    first.setdefault(module["ref"], line["ts"])
-    return first
+            loaded = {each["ref"] for each in line["modules"] if each["state"] == "Loaded"}
+            reports.append(_Report(ts=line["ts"], boot=boot, loaded=frozenset(loaded)))
+    return reports
+
+
+def _last_absence(reports: Iterable[_Report], ref: str, removal: str) -> str:
+    """Return when a Module was last reported not to be Loaded before its label was removed."""
+    return max(
+        (each.ts for each in reports if each.ts < removal and ref not in each.loaded), default=""
+    )

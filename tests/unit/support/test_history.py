@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kmm_common.logs import Fact
-from support.history import check
+from support.history import FAILED, STARTED, STOPS, check
 
 UID = "u1"
 
@@ -49,12 +49,26 @@ def reported(state: str = "Loaded", *, in_kernel: bool = True, ts: str = "4") ->
     return {"msg": Fact.REPORTED, "ts": ts, "modules": [module]}
 
 
-def labelled(ts: str = "5") -> dict[str, Any]:
-    return {"msg": Fact.LABELLED, "ts": ts, "node": "n1", "added": ["ns/m"], "removed": []}
+def labelled(ts: str = "5", *, boot: str = "b1") -> dict[str, Any]:
+    fields = {"node": "n1", "boot_id": boot, "added": ["ns/m"], "removed": []}
+    return {"msg": Fact.LABELLED, "ts": ts, **fields}
+
+
+def unlabelled(ts: str = "7") -> dict[str, Any]:
+    return labelled(ts) | {"added": [], "removed": ["ns/m"]}
+
+
+def told(message: str, ts: str = "2", **fields: Any) -> dict[str, Any]:
+    return {"msg": message, "ts": ts, **fields}
 
 
 LOAD = [step(), step(ended=True)]
 GOOD = [accepted(), *LOAD, reported()]
+
+
+UNPUBLISHED = [accepted(), *LOAD, accepted(2), step("unload", generation=2)]
+LIFE = [told(STARTED), told(STOPS)]
+TAKEN_OUT = [*GOOD, reported("Failed", in_kernel=False, ts="6")]
 
 
 def test_a_good_history_has_no_violation() -> None:
@@ -80,9 +94,17 @@ def test_a_good_history_has_no_violation() -> None:
         ("fenced", [published(), published(2)], [accepted(1), accepted(2), *LOAD]),
         ("once", [published()], [accepted(), *LOAD, *LOAD]),
         ("quiet", [published()], [accepted(), *LOAD, step("unload")]),
+        ("quiet", [published()], UNPUBLISHED),
+        ("quiet", [*LIFE, *LIFE, published()], UNPUBLISHED),
+        ("quiet", [told(STARTED, "0"), told(STARTED, "0"), published()], UNPUBLISHED),
+        ("quiet", [published(), told(STARTED, "9"), told(STARTED, "9")], UNPUBLISHED),
+        ("quiet", [published(), told(FAILED, controller="node", key="n2")], UNPUBLISHED),
+        ("quiet", [published(), told(FAILED, controller="label", key="n1")], UNPUBLISHED),
         ("honest", [published()], [accepted(), step("unload", ended=True), reported()]),
         ("labelled", [published(), labelled("3")], GOOD),
         ("labelled", [published(), labelled()], [accepted(), *LOAD]),
+        ("labelled", [published(), labelled(), unlabelled(), labelled("8")], TAKEN_OUT),
+        ("labelled", [published(), labelled(boot="b2")], [*GOOD, accepted() | {"boot_id": "b2"}]),
     ],
 )
 def test_a_broken_promise_is_found(
@@ -94,3 +116,23 @@ def test_a_broken_promise_is_found(
 def test_a_load_after_the_module_vanished_is_no_second_load() -> None:
     history = [accepted(), *LOAD, reported("Failed", in_kernel=False), *LOAD]
     assert check([published()], {"n1": history}) == []
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        [told(STARTED), told(STARTED)],
+        [told(FAILED, controller="node", key="n1")],
+    ],
+)
+def test_an_unload_whose_publication_may_have_been_lost_is_none_of_ours(
+    gap: list[dict[str, Any]],
+) -> None:
+    """The control plane was killed, or got no answer, between the write and its line."""
+    assert check([published(), *gap], {"n1": UNPUBLISHED}) == []
+
+
+def test_a_label_that_comes_back_after_the_module_came_back_is_fine() -> None:
+    back = [step(ts="7"), step(ended=True, ts="7"), reported(ts="8")]
+    plane = [published(), labelled(), unlabelled("9"), labelled("91")]
+    assert check(plane, {"n1": [*TAKEN_OUT, *back]}) == []
