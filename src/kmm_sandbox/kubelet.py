@@ -12,6 +12,8 @@ from kmm_sandbox.kubeapi import ApiError, KubeApi
 
 PERIOD_SECONDS = 1.0
 LEASE_SECONDS = 40
+LOOK_SECONDS = 5.0
+"""Between two looks at what others have made of the status."""
 STALE_SECONDS = 10.0
 """A guest whose heartbeat is older is down."""
 NAMESPACE = "kmm-operator-system"
@@ -38,6 +40,7 @@ class Kubelet:
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _said: tuple[object, ...] = ()
+    _look_at: float = 0.0
 
     def register(self) -> None:
         """Create the Node, its Lease and the daemon's Pod. Raises ApiError."""
@@ -93,16 +96,25 @@ class Kubelet:
                 self._speak(self.facts())
 
     def _speak(self, facts: dict[str, Any] | None) -> None:
-        """Renew the Lease while the guest lives; write the status when it says something new."""
+        """Renew the Lease while the guest lives; write the status when it is not what it was."""
         if facts is None:
             return
         self.api.merge(f"{_LEASES}/{self.node}", {"spec": self._lease()["spec"]})
         said = (facts["boot_id"], facts["kernel"])
-        if said == self._said:
+        if said == self._said and not self._overruled():
             return
         self.api.merge(f"{_NODES}/{self.node}/status", {"status": self._status(facts)})
         self.api.merge(f"{_PODS}/{self.pod}/status", {"status": {"phase": "Running"}})
         self._said = said
+
+    def _overruled(self) -> bool:
+        """Tell whether the controller manager has taken the node for lost; look now and then."""
+        now = SystemClock().monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_SECONDS
+        conditions = self.api.get(f"{_NODES}/{self.node}")["status"].get("conditions") or ()
+        return not any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
     def _status(self, facts: dict[str, Any]) -> dict[str, Any]:
         now = rfc3339(SystemClock().now())
