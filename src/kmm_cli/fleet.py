@@ -5,8 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kmm_cli.problems import Problem, Unmatched, name_of, problems_of, unmatched
 from kmm_common.api.nodemodulesstate import spec_from_json, status_from_json
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, ReportedModule
+
+DISCONNECTED = "Disconnected"
+"""Counted in the place of a state that nobody can vouch for: the node has no session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Row:
     kernel: str
     nodes: int
     states: Mapping[str, int]
+    """One of ModuleState, or DISCONNECTED."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,34 +41,39 @@ class Fleet:
 
     nodes: int
     connected: int
+    disconnected: tuple[str, ...]
+    """The nodes whose daemon has no session."""
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
-    unmatched: tuple[str, ...]
-    """Modules that no node has an entry for."""
+    problems: tuple[Problem, ...]
+    """What Modules say of themselves."""
+    unmatched: tuple[Unmatched, ...]
 
 
 def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, Any]]) -> Fleet:
     """Summarise Modules and NodeModulesStates as the API server lists them."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     failures: list[Failure] = []
-    connected = nodes = 0
+    connected: dict[str, bool] = {}
     for state in states:
-        nodes += 1
-        status = state.get("status") or {}
-        connected += bool((status.get("daemon") or {}).get("connected"))
+        node, status = state["metadata"]["name"], state.get("status") or {}
+        connected[node] = bool((status.get("daemon") or {}).get("connected"))
         reported = {module.ref: module for module in status_from_json(status).modules}
         for entry in _entries(state, reported):
-            counts.setdefault((str(entry.ref), entry.kernel), Counter())[entry.state] += 1
+            shown = entry.state if connected[node] else DISCONNECTED
+            counts.setdefault((str(entry.ref), entry.kernel), Counter())[shown] += 1
             if entry.reported is not None and (error := entry.reported.error) is not None:
-                failures.append(_failure(entry, state["metadata"]["name"], error))
+                failures.append(_failure(entry, node, error))
     known = {module for module, _ in counts}
-    names = {_name(module) for module in modules}
+    ordered = sorted(modules, key=name_of)
     return Fleet(
-        nodes=nodes,
-        connected=connected,
+        nodes=len(connected),
+        connected=sum(connected.values()),
+        disconnected=tuple(sorted(node for node, stands in connected.items() if not stands)),
         rows=tuple(_row(key, counts[key]) for key in sorted(counts)),
         failures=tuple(sorted(failures, key=lambda failure: (failure.module, failure.node))),
-        unmatched=tuple(sorted(names - known)),
+        problems=tuple(problem for module in ordered for problem in problems_of(module)),
+        unmatched=tuple(unmatched(module) for module in ordered if name_of(module) not in known),
     )
 
 
@@ -117,8 +127,3 @@ def _failure(entry: _Entry, node: str, error: ModuleFailure) -> Failure:
 def _row(key: tuple[str, str], states: Counter[str]) -> Row:
     module, kernel = key
     return Row(module=module, kernel=kernel, nodes=states.total(), states=dict(states))
-
-
-def _name(module: Mapping[str, Any]) -> str:
-    metadata = module["metadata"]
-    return f"{metadata['namespace']}/{metadata['name']}"

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from kmm_cli.fleet import Failure, Fleet
+from kmm_cli.fleet import DISCONNECTED, Failure, Fleet
+from kmm_cli.problems import Problem, Unmatched
+from kmm_common.api.names import Condition
 from kmm_common.desired import ModuleState
 
 _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -15,7 +17,10 @@ _COLUMNS = (
     ModuleState.LOADING,
     ModuleState.UNLOADING,
     ModuleState.FAILED,
+    DISCONNECTED,
 )
+_NAMED = 10
+"""Nodes without a session that are named."""
 
 
 def as_json(fleet: Fleet) -> str:
@@ -24,16 +29,29 @@ def as_json(fleet: Fleet) -> str:
 
 
 def as_text(fleet: Fleet, *, colour: bool) -> str:
-    """Return the fleet as a table, and each failure with its reason below it."""
-    parts = [f"{fleet.nodes} nodes, {fleet.connected} connected", "", _table(fleet, colour=colour)]
-    if fleet.unmatched:
-        parts += [
-            "",
-            f"On no node: {', '.join(fleet.unmatched)} (see: kubectl describe module NAME)",
-        ]
-    if fleet.failures:
-        parts += ["", "Failures:", *[_told(failure, colour=colour) for failure in fleet.failures]]
+    """Return the fleet as a table, and below it what is wrong: with Modules, then on nodes."""
+    troubled = {problem.module for problem in fleet.problems}
+    elsewhere = [each for each in fleet.unmatched if each.module not in troubled]
+    sections = (
+        ("On no node:", [_nowhere(each) for each in elsewhere]),
+        ("Not ready:", [_problem(each, colour=colour) for each in fleet.problems]),
+        ("Failures:", [_told(each, colour=colour) for each in fleet.failures]),
+    )
+    parts = [_head(fleet), "", _table(fleet, colour=colour)]
+    for heading, lines in sections:
+        if lines:
+            parts += ["", heading, *lines]
     return "\n".join(parts)
+
+
+def _head(fleet: Fleet) -> str:
+    nodes = "1 node" if fleet.nodes == 1 else f"{fleet.nodes} nodes"
+    counted = f"{nodes}, {fleet.connected} connected"
+    if not fleet.disconnected:
+        return counted
+    more = len(fleet.disconnected) - _NAMED
+    named = ", ".join(fleet.disconnected[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"{counted}; not connected: {named}"
 
 
 def _table(fleet: Fleet, *, colour: bool) -> str:
@@ -56,6 +74,16 @@ def _table(fleet: Fleet, *, colour: bool) -> str:
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "   ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _nowhere(unmatched: Unmatched) -> str:
+    return f"  {unmatched.module}: {unmatched.reason}: {unmatched.message}"
+
+
+def _problem(problem: Problem, *, colour: bool) -> str:
+    head = f"{problem.module}: {problem.reason} ({problem.about})"
+    shade = _YELLOW if problem.about == Condition.READY else _RED
+    return f"  {_shaded(head, shade, colour=colour)}\n    {problem.message}"
 
 
 def _told(failure: Failure, *, colour: bool) -> str:

@@ -1,17 +1,31 @@
 """`kmm status`: the fleet in numbers, and each failure in words."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from kmm_cli.fleet import fleet
 from kmm_cli.render import as_json, as_text
 
+README = Path(__file__).resolve().parents[3] / "README.md"
 LOADED = {"state": "Loaded", "inKernel": True, "configHash": "h1"}
 BUSY = {"reason": "InUse", "message": "slhc is used by ppp_generic", "kernelLog": ["a line"]}
 
 
-def module(name: str = "m") -> dict[str, Any]:
-    return {"metadata": {"namespace": "ns", "name": name}}
+def condition(
+    kind: str, reason: str, message: str = "why", *, status: str = "True"
+) -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+READY = condition("Ready", "Ready")
+
+
+def module(name: str = "m", *conditions: dict[str, Any], **status: Any) -> dict[str, Any]:
+    told = {"observedGeneration": 1, "conditions": list(conditions or [READY]), **status}
+    return {"metadata": {"namespace": "ns", "name": name, "generation": 1}, "status": told}
 
 
 def state(
@@ -42,8 +56,75 @@ def test_nodes_are_counted_by_kernel_and_state() -> None:
     seen = fleet([module()], [state("n1", LOADED), state("n2"), state("n3", connected=False)])
     (row,) = seen.rows
     assert (row.module, row.kernel, row.nodes) == ("ns/m", "6.1.176", 3)
-    assert row.states == {"Loaded": 1, "Pending": 2}
+    assert row.states == {"Loaded": 1, "Pending": 1, "Disconnected": 1}
     assert (seen.nodes, seen.connected) == (3, 2)
+
+
+def test_what_a_node_without_a_session_said_last_is_not_counted_as_loaded() -> None:
+    seen = fleet([module()], [state("n1", LOADED), state("n2", LOADED, connected=False)])
+    assert seen.rows[0].states == {"Loaded": 1, "Disconnected": 1}
+    first, _, heading, row = as_text(seen, colour=True).splitlines()
+    assert first == "2 nodes, 1 connected; not connected: n2"
+    assert heading.split()[2:] == ["NODES", "LOADED", "DISCONNECTED"]
+    assert row.startswith("\x1b[33m") and row.split()[-3:] == ["2", "1", "1\x1b[0m"]
+
+
+def test_only_some_nodes_without_a_session_are_named() -> None:
+    nodes = [state(f"n{number:02}", connected=False) for number in range(12)]
+    head = as_text(fleet([], nodes), colour=False).splitlines()[0]
+    assert head.endswith("n08, n09 and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ([READY], []),
+        ([condition("Ready", "NodesFailed", status="False")], ["NodesFailed (Ready)"]),
+        (
+            [
+                condition("Ready", "NameTooLong", status="False"),
+                condition("Stalled", "NameTooLong"),
+            ],
+            ["NameTooLong (Stalled)"],
+        ),
+        (
+            [
+                condition("Ready", "Deleting", status="False"),
+                condition("DeletionWaits", "WaitingForUnload"),
+            ],
+            ["Deleting (Ready)", "WaitingForUnload (DeletionWaits)"],
+        ),
+        ([READY, condition("Stalled", "Ready", status="False")], []),
+        ([condition("Theirs", "x")], ["Unseen (Ready)"]),
+    ],
+    ids=["ready", "not ready", "stalled", "deletion waits", "not stalled", "unseen"],
+)
+def test_what_a_module_says_of_itself_is_told(
+    conditions: list[dict[str, Any]], told: list[str]
+) -> None:
+    seen = fleet([module("m", *conditions)], [state("n1", LOADED)])
+    assert [f"{each.reason} ({each.about})" for each in seen.problems] == told
+    text = as_text(seen, colour=False)
+    assert ("Not ready:" in text) is bool(told)
+    assert all(f"  ns/m: {each}" in text for each in told)
+
+
+def test_conditions_of_an_earlier_generation_are_not_believed() -> None:
+    (problem,) = fleet([module(observedGeneration=0)], []).problems
+    assert problem.reason == "Unseen"
+    assert "generation 1" in problem.message
+
+
+@pytest.mark.parametrize("bad", ["Missing", "Failed"])
+def test_an_image_that_is_not_there_is_told_with_its_kernel(bad: str) -> None:
+    images = [
+        {"kernel": "6.1", "image": "r/m:1", "state": bad, "message": "no such tag"},
+        {"kernel": "6.2", "image": "r/m:2", "state": "Exists"},
+    ]
+    seen = fleet([module("m", READY, images=images)], [])
+    assert [(each.about, each.reason) for each in seen.problems] == [("Image", bad)]
+    text = as_text(seen, colour=False)
+    assert f"ns/m: {bad} (Image)\n    r/m:1 for kernel 6.1: no such tag" in text
 
 
 def test_an_outdated_configuration_is_not_counted_as_loaded() -> None:
@@ -67,8 +148,25 @@ def test_a_failure_is_told_with_reason_message_and_kernel_log() -> None:
     assert "kernel: a line" in text
 
 
-def test_a_module_on_no_node_is_named() -> None:
-    assert "On no node: ns/other" in as_text(fleet([module("other")], []), colour=False)
+def test_a_module_on_no_node_says_why() -> None:
+    ready = condition("Ready", "NoMatchingNodes", "no node should have it; kept out of: n1")
+    text = as_text(fleet([module("other", ready)], []), colour=False)
+    told = "ns/other: NoMatchingNodes: no node should have it; kept out of: n1"
+    assert f"On no node:\n  {told}" in text
+
+
+def test_a_module_on_no_node_that_is_not_ready_is_told_once() -> None:
+    bad = condition("Ready", "InvalidTemplate", "field x", status="False")
+    seen = fleet([module("other", bad)], [])
+    assert [each.module for each in seen.unmatched] == ["ns/other"]
+    assert as_text(seen, colour=False).count("ns/other") == 1
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    message = "no node should have it; kept out of: node1 (the node is cordoned)"
+    old = module("old", condition("Ready", "NoMatchingNodes", message))
+    text = as_text(fleet([module(), old], [state("node1", LOADED)]), colour=False)
+    assert f"$ kmm status\n{text}\n```" in README.read_text()
 
 
 def test_piped_text_has_no_colours_and_a_terminal_has() -> None:
@@ -78,5 +176,12 @@ def test_piped_text_has_no_colours_and_a_terminal_has() -> None:
 
 
 def test_json_is_one_object_with_everything() -> None:
-    content = json.loads(as_json(fleet([module()], [state("n1", LOADED)])))
+    stalled = condition("Stalled", "NodesFailed")
+    seen = fleet([module("m", READY, stalled), module("x")], [state("n1", LOADED)])
+    content = json.loads(as_json(seen))
     assert content["rows"][0]["states"] == {"Loaded": 1}
+    assert content["disconnected"] == []
+    assert content["problems"] == [
+        {"module": "ns/m", "about": "Stalled", "reason": "NodesFailed", "message": "why"}
+    ]
+    assert content["unmatched"] == [{"module": "ns/x", "reason": "Ready", "message": "why"}]
