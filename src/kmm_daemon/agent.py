@@ -163,7 +163,7 @@ class Agent:
         ended = -1
         while ended != self._ended:
             ended = self._ended
-            self._view = await self._kernel.view()
+            self._view = await self._kernel.view(self._state.unaccounted())
 
     async def _clear_firmware(self) -> None:
         """Remove firmware of Modules that went before this start; unloads remove their own."""
@@ -306,7 +306,9 @@ def _entry(step: Action) -> DesiredModule | None:
             return entry
         case Load(image=image) | Reload(image=image):
             return image.entry
-        case Adopt() | Unload():
+        case Adopt(image=prepared):
+            return prepared.entry if prepared else None
+        case Unload():
             return None
 
 

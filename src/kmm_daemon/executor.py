@@ -39,7 +39,9 @@ class Executor:
         match step:
             case Prepare(entry=entry):
                 await self._prepare(entry)
-            case Adopt(ref=ref, record=record):
+            case Adopt(ref=ref, record=record, image=image):
+                if image:
+                    await self._kernel.adopt(image.module, image.image)
                 await self._adopt(ref, record)
             case Load(image=image, older=older):
                 await self._load(image, older)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, config_hash
 from kmm_daemon import footprint
+from kmm_daemon.parameters import difference
 from kmm_daemon.situation import PreparedImage, Situation, in_kernel, left_by, own_of
 from kmm_daemon.situation import own_name as own
 from kmm_daemon.steps import Adopt, Load, Prepare, Refuse, Reload, Rest, Step, Unload, Wait
-from kmm_daemon.values import LoadedRecord
+from kmm_daemon.values import KernelModule, LoadedRecord
 
 
 def plan(s: Situation) -> tuple[Step, ...]:
@@ -174,12 +175,25 @@ def _found(entry: DesiredModule, s: Situation) -> Step | None:
         return None
     expected = image.srcversions.get(row.name, "")
     if row.srcversion and row.srcversion == expected:
-        return Adopt(ref=entry.ref, record=_adopted(image, s))
+        return _other_parameters(entry, row) or Adopt(
+            ref=entry.ref, record=_adopted(image, s), image=image
+        )
     if row.name in footprint.in_tree(entry):
         return None
     message = (
         f"{row.name} is in the kernel with srcversion {row.srcversion or 'unknown'}, the image has "
         f"{expected or 'unknown'}: unload it, or name it in inTreeModulesToRemove"
+    )
+    return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, message)
+
+
+def _other_parameters(entry: DesiredModule, row: KernelModule) -> Step | None:
+    found = difference(entry.modprobe.parameters, row.parameters)
+    if found is None:
+        return None
+    message = (
+        f"{row.name} is in the kernel with {found.name}={found.has}, the Module asks for "
+        f"{found.name}={found.wanted}: unload it, and it is loaded with that"
     )
     return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, message)
 

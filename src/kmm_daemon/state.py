@@ -16,6 +16,7 @@ from kmm_daemon.situation import (
     Situation,
     begun_unload,
     left_by,
+    own_name,
 )
 from kmm_daemon.values import DesiredUpdate, KernelView, LoadedRecord, NeedsSnapshot, NodeDesired
 
@@ -51,6 +52,11 @@ class State:
     def entry(self, ref: ModuleRef) -> DesiredModule | None:
         """Return what is desired of a Module; None if it is to go."""
         return self.desired.modules.get(ref) if self.desired else None
+
+    def unaccounted(self) -> frozenset[str]:
+        """Return the kernel modules that somebody else may have loaded with other parameters."""
+        missing = (self.modules[ref] for ref in self.modules.keys() - self.records.keys())
+        return frozenset(own_name(entry) for entry in missing if entry.modprobe.parameters)
 
     def situation(self, view: KernelView, now: float) -> Situation:
         """Return a copy for pure decisions."""

@@ -22,6 +22,8 @@ class Adopt:
 
     ref: ModuleRef
     record: LoadedRecord
+    image: PreparedImage | None = None
+    """Of a module that somebody else has loaded: its firmware may not be on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

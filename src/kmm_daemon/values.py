@@ -26,6 +26,8 @@ class KernelModule:
     holders: tuple[str, ...] = ()
     srcversion: str = ""
     taint: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """As /sys/module shows them, of modules that were asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +87,11 @@ class Images(Protocol):
 class Kernel(Protocol):
     """Port to the kernel of the node."""
 
-    async def view(self) -> KernelView:
-        """Return the truth of this moment, from /proc and /sys."""
+    async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
+        """Return the truth of this moment, from /proc and /sys.
+
+        `parameters_of` are kernel_names whose parameters are to be in it.
+        """
         ...
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
@@ -98,6 +103,10 @@ class Kernel(Protocol):
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         """Remove in-tree modules, copy firmware, run modprobe, check. Raises StepError."""
+        ...
+
+    async def adopt(self, module: DesiredModule, image: ReadyImage) -> None:
+        """Bring what a load brings beside kernel modules: the firmware. Raises StepError."""
         ...
 
     async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:

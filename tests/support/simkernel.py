@@ -104,10 +104,16 @@ class SimKernel:
     """How far a load gets that the daemon's end interrupts."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
 
-    async def view(self) -> KernelView:
-        return KernelView(
-            boot_id=self.boot_id, kernel_version=self.kernel_version, modules=dict(self.rows)
-        )
+    async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
+        rows = {
+            name: replace(row, parameters=self._shown(name)) if name in parameters_of else row
+            for name, row in self.rows.items()
+        }
+        return KernelView(boot_id=self.boot_id, kernel_version=self.kernel_version, modules=rows)
+
+    def _shown(self, name: str) -> dict[str, str]:
+        pairs = (word.partition("=") for word in self.parameters.get(name, ()))
+        return {key: value for key, _, value in pairs}
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         content = self.images.content(module, image)
@@ -134,6 +140,12 @@ class SimKernel:
             kernel_modules=brought,
             srcversions={name: v for name in brought if (v := self.rows[name].srcversion)},
         )
+
+    async def adopt(self, module: DesiredModule, image: ReadyImage) -> None:
+        if refusal := self.refusing.get(module.ref):
+            raise refusal
+        if module.modprobe.firmware_path:
+            self.firmware.add(module.ref)
 
     async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:
         if refusal := self.refusing.get(module.ref):

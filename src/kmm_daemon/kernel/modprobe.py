@@ -70,9 +70,9 @@ class ModprobeKernel:
             search_path=files.sys_module / "firmware_class/parameters/path",
         )
 
-    async def view(self) -> KernelView:
+    async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return the truth of this moment, from /proc and /sys. Raises TransientError."""
-        return await self._reader.view()
+        return await self._reader.view(parameters_of)
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         """Return srcversion by kernel_name for the Module's kernel modules in the image."""
@@ -92,6 +92,12 @@ class ModprobeKernel:
         """
         with _failures_told():
             return await self._load(module, image)
+
+    async def adopt(self, module: DesiredModule, image: ReadyImage) -> None:
+        """Bring the firmware of a module that is in the kernel already. Raises StepError."""
+        with _failures_told():
+            shipment = await self._firmware.scan(module, image)
+            await self._firmware.install(shipment, (await self.view()).boot_id)
 
     async def check(self, module: DesiredModule, image: ReadyImage, going: frozenset[str]) -> None:
         """Raise StepError for what a load would refuse; nothing is touched.

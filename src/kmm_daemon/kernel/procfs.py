@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,10 +68,25 @@ class KernelFiles:
         """Return /proc/modules. Raises TransientError."""
         return _read(self.root / "proc/modules")
 
-    def modules(self) -> dict[str, KernelModule]:
+    def modules(self, parameters_of: frozenset[str] = frozenset()) -> dict[str, KernelModule]:
         """Return what is in the kernel, with srcversions. Raises TransientError."""
         rows = parse_modules(self.modules_text())
-        return {name: replace(row, srcversion=self.srcversion(name)) for name, row in rows.items()}
+        return {
+            name: replace(
+                row,
+                srcversion=self.srcversion(name),
+                parameters=self.parameters(name) if name in parameters_of else {},
+            )
+            for name, row in rows.items()
+        }
+
+    def parameters(self, name: str) -> dict[str, str]:
+        """Return the parameters of a loaded module that the kernel lets be read."""
+        found: dict[str, str] = {}
+        for path in (self.sys_module / name / "parameters").glob("*"):
+            with suppress(OSError):
+                found[path.name] = path.read_text(errors="replace").strip()
+        return found
 
     def srcversion(self, name: str) -> str:
         """Return the srcversion of a loaded module, empty if it has none."""
@@ -122,15 +138,15 @@ class KernelReader:
         self.files = files
         self._constant: tuple[str, str, frozenset[str]] | None = None
 
-    async def view(self) -> KernelView:
+    async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return what the kernel says now. Raises TransientError."""
-        return await asyncio.to_thread(self._view)
+        return await asyncio.to_thread(self._view, parameters_of)
 
     async def modules(self) -> Mapping[str, KernelModule]:
         """Return what is in the kernel now. Raises TransientError."""
         return await asyncio.to_thread(self.files.modules)
 
-    def _view(self) -> KernelView:
+    def _view(self, parameters_of: frozenset[str]) -> KernelView:
         if self._constant is None:
             files = self.files
             self._constant = (files.boot_id(), files.kernel_version(), files.builtin())
@@ -138,7 +154,7 @@ class KernelReader:
         return KernelView(
             boot_id=boot_id,
             kernel_version=kernel_version,
-            modules=self.files.modules(),
+            modules=self.files.modules(parameters_of),
             builtin=builtin,
         )
 

@@ -445,7 +445,9 @@ async def test_unload_that_is_done_but_not_yet_journaled_is_still_told_as_one(
         await gates["unload"].wait()
         await unload(kernel, record, keep)
 
-    async def slow_view(kernel: SimKernel) -> KernelView:
+    async def slow_view(
+        kernel: SimKernel, parameters_of: frozenset[str] = frozenset()
+    ) -> KernelView:
         monkeypatch.setattr(SimKernel, "view", view)
         await gates["view"].wait()
         return await view(kernel)

@@ -343,3 +343,22 @@ async def test_check_finds_in_tree_modules_that_are_in_use_by_what_stays(node, k
     error = await refused(kernel.check(new, stack, frozenset({"low"})))
     assert (error.failure.reason, node.commands) == (Reason.IN_USE, [])
     await kernel.check(new, stack, frozenset({"low", "user"}))
+
+
+async def test_view_has_the_readable_parameters_of_modules_that_are_asked_about(node, kernel):
+    for name in ("low", "mid"):
+        node.insert(name)
+        (node.root / f"sys/module/{name}/parameters").mkdir()
+        (node.root / f"sys/module/{name}/parameters/debug").write_text("Y\n")
+    (node.root / "sys/module/low/parameters/hidden").mkdir()
+    rows = (await kernel.view(frozenset({"low", "absent"}))).modules
+    assert (rows["low"].parameters, rows["mid"].parameters) == ({"debug": "Y"}, {})
+
+
+async def test_adoption_brings_the_firmware_and_runs_nothing(node, kernel, stack):
+    (stack.root / "fw").mkdir()
+    (stack.root / "fw/a.bin").write_text("blob")
+    node.insert("low", srcversion="3")
+    await kernel.adopt(module("low", firmware_path="/fw"), stack)
+    assert (node.root / "firmware/a.bin").read_text() == "blob"
+    assert node.commands == []
