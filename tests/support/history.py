@@ -15,6 +15,8 @@ from kmm_common.logs import Fact
 STARTED, STOPS = "control plane started", "control plane stops"
 """A start without the end of the life before: that was killed, and its last lines may be lost."""
 FAILED = "reconcile failed"
+LAST = "~"
+"""After every moment."""
 FACTS = {*(fact.value for fact in Fact), STARTED, STOPS, FAILED}
 
 
@@ -41,7 +43,7 @@ class Published:
 
     @classmethod
     def read(cls, lines: Iterable[Line]) -> "Published":
-        published, ended = cls(), True
+        published, ended, last = cls(), True, ""
         for line in lines:
             if line["msg"] == Fact.PUBLISHED:
                 key = (line["node"], line["uid"], line["generation"])
@@ -52,22 +54,30 @@ class Published:
                 published._gaps.append((line["ts"], line["key"]))
             elif line["msg"] == STARTED:
                 if not ended:
-                    published._gaps.append((line["ts"], ""))
+                    published._gaps.append((last, ""))
                 ended = False
             elif line["msg"] == STOPS:
                 ended = True
+            last = line.get("ts", "")
         return published
 
     def may_lack(self, key: tuple[str, str, int], until: str) -> bool:
-        """Tell whether the line of a state may have been lost: after the one before, until then."""
+        """Tell whether a state may have been persisted by then without a line that says so.
+
+        A failed write is logged late, but before the next one of the same node.
+        """
         node, uid, generation = key
-        before = [
-            moment
-            for (name, other, older), moment in self._moments.items()
-            if (name, other) == (node, uid) and older < generation
-        ]
-        since = max(before, default="")
-        return any(since < ts <= until and name in ("", node) for ts, name in self._gaps)
+        of_node = {
+            number: moment
+            for (name, other, number), moment in self._moments.items()
+            if (name, other) == (node, uid)
+        }
+        since = max((at for number, at in of_node.items() if number < generation), default="")
+        following = min((at for number, at in of_node.items() if number > generation), default=LAST)
+        return any(
+            since <= ts <= (following if name else until) and name in ("", node)
+            for ts, name in self._gaps
+        )
 
     def digests(self, node: str, ref: str) -> set[str]:
         """Every digest that was ever desired for the Module on the node."""

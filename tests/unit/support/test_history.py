@@ -100,6 +100,11 @@ def test_a_good_history_has_no_violation() -> None:
         ("quiet", [published(), told(STARTED, "9"), told(STARTED, "9")], UNPUBLISHED),
         ("quiet", [published(), told(FAILED, controller="node", key="n2")], UNPUBLISHED),
         ("quiet", [published(), told(FAILED, controller="label", key="n1")], UNPUBLISHED),
+        (
+            "quiet",
+            [published(), published(3), told(FAILED, controller="node", key="n1")],
+            UNPUBLISHED,
+        ),
         ("honest", [published()], [accepted(), step("unload", ended=True), reported()]),
         ("labelled", [published(), labelled("3")], GOOD),
         ("labelled", [published(), labelled()], [accepted(), *LOAD]),
@@ -123,6 +128,7 @@ def test_a_load_after_the_module_vanished_is_no_second_load() -> None:
     [
         [told(STARTED), told(STARTED)],
         [told(FAILED, controller="node", key="n1")],
+        [told(FAILED, "9", controller="node", key="n1")],
     ],
 )
 def test_an_unload_whose_publication_may_have_been_lost_is_none_of_ours(
