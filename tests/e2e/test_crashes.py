@@ -3,16 +3,21 @@
 import os
 import random
 
+import yaml
+
+from kmm_sandbox import kmodimage
 from kmm_sandbox.node import Node
-from support.stage import Stage, push_own
+from support.stage import Stage, own_module, push_pinned
 
 ROUNDS = 14
 """On three nodes each."""
 SEED = int(os.environ.get("KMM_CRASH_SEED", "1"))
-LATEST_SECONDS = 0.8
+LATEST_SECONDS = 1.2
 """After a change by which a round's kill comes; most changes take half of it."""
 WAITING = "/run/kill-waits"
-PARAMETER = "/sys/module/kmt_core/parameters/exit_delay_ms"
+SALT_BYTES = 2**20
+"""What makes every round's image new, and its way to the node long enough to be killed on."""
+USER, CORE = "kmt_user", "kmt_core"
 
 
 def kill_daemon_after(node: Node, seconds: float) -> None:
@@ -23,28 +28,58 @@ def kill_daemon_after(node: Node, seconds: float) -> None:
     node.execute("sh", "-c", f"touch {WAITING}; {leave}").check()
 
 
+def fresh_image(stage: Stage, salt: bytes) -> str:
+    """Push a module and the one that it needs, in bytes that no node has."""
+    kernel = stage.sandbox.kernel
+    own = {f"{name}.ko": own_module(kernel.version, name) for name in (USER, CORE)}
+    files = kmodimage.kmod_files(kernel, extra=own)
+    directory = os.path.commonpath(files)
+    return push_pinned(stage.sandbox, "crashes", files | {f"{directory}/salt": salt})
+
+
+def what_daemon_knows(node: Node) -> str:
+    """Return what kmm-daemon status says on a node."""
+    daemon = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
+    return node.execute(*daemon[:3], "status", *daemon[3:]).check()
+
+
+def require_agreement(stage: Stage, name: str, digest: str) -> None:
+    """Hold disk, kernel, journal and report of a node against each other."""
+    node = stage.sandbox.nodes[name]
+    stage.until(lambda: stage.store(name, "tmp") == [], f"nothing half done on the disk of {name}")
+    partial = node.execute("find", "/var/lib/kmm", "/run/kmm", "-name", "*.partial").check()
+    assert partial == ""
+    assert {USER, CORE} <= node.loaded_modules().keys()
+    known = what_daemon_knows(node)
+    assert f"in the kernel  {USER}, {CORE}\n  image digest   {digest}\n" in known, known
+    assert stage.report(name, "user")["imageDigest"] == digest
+
+
 def test_daemon_killed_at_any_moment_ends_with_what_is_desired(stage: Stage) -> None:
     chance = random.Random(SEED)  # noqa: S311 a seed, no secret
     nodes = stage.sandbox.nodes
-    image = push_own(stage.sandbox, "core", "kmt_core")
-    core = stage.apply("core", image, "kmt_core", parameters=["exit_delay_ms=0"])
-    core.wait_loaded()
+    user = stage.apply("user", fresh_image(stage, chance.randbytes(SALT_BYTES)), USER)
+    user.wait_loaded()
     starts = {name: stage.daemon_starts(name) for name in nodes}
-    for delay in range(1, ROUNDS + 1):
+    for number in range(1, ROUNDS + 1):
+        image = fresh_image(stage, chance.randbytes(SALT_BYTES))
+        digest = image.partition("@")[2]
         for node in nodes.values():
             kill_daemon_after(node, chance.uniform(0.0, LATEST_SECONDS))
-        stage.apply("core", image, "kmt_core", parameters=[f"exit_delay_ms={delay}"])
-        for name, node in nodes.items():
+        stage.apply("user", image, USER)
+        for name in nodes:
             stage.until(
-                lambda name=name, due=starts[name] + delay: (  # type: ignore[misc]
+                lambda name=name, due=starts[name] + number: (  # type: ignore[misc]
                     stage.daemon_starts(name) >= due
                 ),
                 f"seed {SEED}: daemon of {name} back",
             )
             stage.until(
-                lambda node=node, wanted=str(delay): (  # type: ignore[misc]
-                    node.execute("cat", PARAMETER).stdout.strip() == wanted
+                lambda name=name, digest=digest: (  # type: ignore[misc]
+                    stage.report(name, "user").get("imageDigest") == digest
                 ),
-                f"seed {SEED}: exit_delay_ms={delay} on {name}",
+                f"seed {SEED}: image {number} on {name}",
             )
-        core.wait_loaded()
+        user.wait_loaded()
+        for name in nodes:
+            require_agreement(stage, name, digest)
