@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ONLY ?=
+SECONDS ?= 60
 
-.PHONY: help sandbox sandbox-check test unit api fault e2e check format generate lock bench clean
+.PHONY: help sandbox sandbox-check test unit api fault e2e fuzz check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -32,6 +33,9 @@ test: $(READY) ## Run every tier of tests and count them
 
 unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@
+
+fuzz: $(READY) ## Fuzz every parser (SECONDS=60 for each target, ONLY=name for one)
+	@cd tests && exec ../$(BIN)/python -m fuzz --seconds $(SECONDS) $(ONLY)
 
 check: $(READY) ## Format, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Figures over their limits, or without one, are told."""
 
 import pytest
+
 from benchmarks import thresholds
 from benchmarks.figures import Figure
 from benchmarks.thresholds import Threshold
