@@ -26,6 +26,13 @@ class ApiWrites:
     failed: Mapping[str, int] = field(default_factory=dict)
     """Refused by the API server: conflicts, mostly."""
 
+    @property
+    def in_vain(self) -> dict[str, int]:
+        """Refused writes of nodes and Modules; a ConfigMap is patched before it is created."""
+        resources = {name: name.split()[1].partition("/")[0] for name in self.failed}
+        limited = PER_NODE | PER_MODULE
+        return {name: n for name, n in self.failed.items() if resources[name] in limited}
+
 
 def counted(lines: Iterable[str], *, nodes: int, modules: int, user: str = USER) -> ApiWrites:
     """Count the writes in lines of an audit log at level Metadata."""

@@ -8,6 +8,7 @@ from kmm_common.errors import KmmError
 from kmm_sandbox import samples, verdict
 from kmm_sandbox.audit import ApiWrites, counted
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.idle import wait_idle
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.relay import Relay
@@ -67,6 +68,7 @@ class Journey:
             "api_writes": {name: round(each.per_pair, 2) for name, each in self.writes.items()},
             "api_writes_by_kind": {name: each.by_kind for name, each in self.writes.items()},
             "api_writes_apart": {name: each.apart for name, each in self.writes.items()},
+            "api_writes_refused": {name: each.failed for name, each in self.writes.items()},
         }
 
     def load(self) -> None:
@@ -114,6 +116,7 @@ class Journey:
         """Restart the control plane with everything loaded; it writes nothing."""
         self.first.wait_settled()
         self.second.wait_settled()
+        wait_idle(seconds=SECONDS)
         starts = {name: self._daemon_sessions(name) for name in self.sandbox.nodes}
         with self._counting("restart", modules=2):
             code = self.sandbox.stop_control_plane()
@@ -122,8 +125,11 @@ class Journey:
             self.sandbox.start_control_plane()
             for name, before in starts.items():
                 self._wait_for_session(name, before)
-        if self.writes["restart"].by_kind:
-            raise SandboxError(f"the restart wrote {self.writes['restart'].by_kind}")
+            # What Modules say of themselves is reconciled a moment later.
+            wait_idle(seconds=SECONDS)
+        wrote = self.writes["restart"]
+        if wrote.by_kind or wrote.in_vain:
+            raise SandboxError(f"the restart wrote {wrote.by_kind}, was refused {wrote.in_vain}")
 
     def unload_one(self) -> None:
         """Delete the second Module; the shared dependency stays for the first."""

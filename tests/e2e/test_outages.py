@@ -9,12 +9,15 @@ import pytest
 
 from kmm_common.api import names
 from kmm_sandbox import network, samples
+from kmm_sandbox.audit import counted
+from kmm_sandbox.idle import wait_idle
 from kmm_sandbox.outcome import Outcome
 from support.stage import NODES, STATES, Stage, push_own
 
 CORE = "kmt_core"
 NODE_NAMES = ("node1", "node2", "node3")
 API_SERVER_AWAY_SECONDS = 20.0
+IDLE_SECONDS = 90.0
 LOAD_CORE, UNLOAD_CORE = ("load", "default/core"), ("unload", "default/core")
 
 
@@ -152,8 +155,6 @@ def test_silent_kubelet_unloads_nothing_and_changes_still_arrive(
         wait_delay(stage, "node2", 3)
     finally:
         kubelet.silent = False
-        # It says only what is new, and the controller manager has changed what it said.
-        kubelet.say_again()
     stage.until(lambda: taints(stage) == set(), "node2 is back")
     loaded.wait_loaded()
 
@@ -175,11 +176,19 @@ def test_node_that_is_deleted_and_comes_back_reloads_nothing(stage: Stage, loade
 
 
 def test_restart_with_everything_loaded_reloads_nothing(stage: Stage, loaded: Outcome) -> None:
+    wait_idle(seconds=IDLE_SECONDS)
+    audit = stage.sandbox.plane.layout.audit_log
+    before = audit.stat().st_size
     with nothing_done(stage):
         assert stage.sandbox.stop_control_plane() == 0
         stage.sandbox.start_control_plane()
         stage.until(lambda: served(stage) == set(stage.sandbox.nodes), "all nodes are served")
         loaded.wait_loaded()
+        wait_idle(seconds=IDLE_SECONDS)
+    lines = audit.read_bytes()[before:].decode().splitlines()
+    assert lines
+    wrote = counted(lines, nodes=len(stage.sandbox.nodes), modules=1)
+    assert (wrote.by_kind, wrote.in_vain) == ({}, {})
 
 
 def served(stage: Stage) -> set[str]:
