@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,16 @@ async def test_node_without_a_crash_goes_through_all_generations(tmp_path: Path)
         assert await lives.live(order) == 0
         require_agreement(order)
         assert lines(order.root / "steps.jsonl")[0] > 100
+
+
+async def test_killed_between_dependency_and_module_the_dependency_goes_with_it(
+    tmp_path: Path,
+) -> None:
+    async with BadRegistry().run() as registry, cradle(registry) as lives:
+        order = lives.order(tmp_path / "node")
+        assert await lives.live(replace(order, dies_with="shared")) == -9
+        assert await lives.live(order) == 0
+        require_agreement(order)
 
 
 @pytest.mark.timeout(900)

@@ -47,6 +47,8 @@ class Order:
     """By image: left, left2, right, solo."""
     fuse: int
     """Number of steps, before and after each of which it may end; 0: it lives."""
+    dies_with: str = ""
+    """Kernel module behind whose arrival it ends."""
 
     @property
     def root(self) -> Path:
@@ -120,8 +122,8 @@ class Fuse:
 class LastingKernel(TmpKernel):
     """Keeps its modules when the daemon dies, and a list of what was done to it."""
 
-    def __init__(self, root: Path, fuse: Fuse) -> None:
-        self._fuse = fuse
+    def __init__(self, root: Path, fuse: Fuse, dies_with: str) -> None:
+        self._fuse, self._dies_with = fuse, dies_with
         kept = root / "kernel.json"
         rows, needs = json.loads(kept.read_text()) if kept.exists() else ([], {})
         known = [KernelModule(**{**row, "holders": tuple(row["holders"])}) for row in rows]
@@ -138,6 +140,8 @@ class LastingKernel(TmpKernel):
         with self._fuse.pause():
             super().insert(name, state=state, srcversion=srcversion)
         self._keep()
+        if name == self._dies_with:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def drop(self, name: str) -> None:
         with self._fuse.pause():
@@ -164,7 +168,7 @@ class _NoSecrets:
 async def live(order: Order, fuse: Fuse) -> None:
     """Bring the node through the generations that are left, as a control plane would."""
     root, clock = order.root, SystemClock()
-    kernel = LastingKernel(root, fuse)
+    kernel = LastingKernel(root, fuse, order.dies_with)
     agent: Agent
     store = ImageStore(
         root / "store",
