@@ -35,6 +35,7 @@ SECONDS = 60.0
 FIRMWARE = "/firmware"
 DURABLE = ("fsync", "link", "rename", "replace", "rmdir", "symlink", "unlink")
 """Functions of os that leave something behind when the process is gone."""
+_replace = os.replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +151,15 @@ class LastingKernel(TmpKernel):
 
     def _keep(self) -> None:
         rows = [asdict(row) for row in self.rows.values()]
-        (self.root / "kernel.json").write_text(json.dumps([rows, self.needs]))
+        keep(self.root / "kernel.json", json.dumps([rows, self.needs]))
         self._fuse.step()
+
+
+def keep(path: Path, text: str) -> None:
+    """Write a file of the test's own whole: a thread of the daemon may kill it meanwhile."""
+    whole = path.with_suffix(".whole")
+    whole.write_text(text)
+    _replace(whole, path)
 
 
 def note(path: Path, value: object) -> None:
@@ -194,7 +202,7 @@ async def live(order: Order, fuse: Fuse) -> None:
 async def _follow(order: Order, agent: Agent, kernel: LastingKernel) -> None:
     wanted, reached = generations(order), order.root / "generation"
     for number in range(int(reached.read_text()) if reached.exists() else 1, len(wanted) + 1):
-        reached.write_text(str(number))
+        keep(reached, str(number))
         await agent.accept(snapshot(number, wanted[number - 1]))
         while agent.reports.latest.observed_generation != number:
             await asyncio.sleep(0.001)
