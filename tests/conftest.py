@@ -1,7 +1,8 @@
-"""What every tier shares: no test may leave a task behind."""
+"""What every tier shares: no test may leave a task behind, or fail as the machine is busy."""
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -25,3 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(function):
             # First in, last out: after the fixtures that stop what they started.
             item.fixturenames.insert(0, "no_leftover_tasks")
+
+
+def pytest_configure() -> None:
+    """Keep asyncio's word on slow steps out of what tests find logged: others slow them down."""
+    logging.getLogger("asyncio").addFilter(
+        lambda record: record.msg != "Executing %s took %.3f seconds"
+    )
