@@ -43,6 +43,8 @@ class Settings(Strict):
     """Of the SPIFFE URI in daemons' certificates."""
     daemon_service_account: str = Field(default="kmm-daemon", min_length=1)
     """Service account of the daemon's Pods; a certificate that names another is refused."""
+    daemon_daemonset: str = ""
+    """DaemonSet that the daemon's Pods must belong to; if empty, anything may have made them."""
     tolerated_failures: Annotated[str, Field(pattern=r"^\d+%?$")] = "0"
     """How many nodes, or which share, may fail before a Module is Stalled."""
     disconnected_seconds: float = Field(default=300.0, gt=0)

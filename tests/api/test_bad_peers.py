@@ -2,14 +2,17 @@
 
 import asyncio
 import dataclasses
+import ssl
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.exceptions import GRPCError
 
-from kmm_common.tls import PodIdentity, TlsFiles, client_context, pod_uri
+from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
+from kmm_cp.serving.ports import Refusal
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT, Certificates
 from support.fleet import Fleet, eventually
@@ -104,19 +107,7 @@ async def test_daemon_with_the_certificate_of_another_node_speaks_for_that_node_
             await stream.cancel()
 
 
-async def test_certificate_of_another_authority_gets_no_connection(
-    fleet: Fleet, tmp_path: Path
-) -> None:
-    async with undisturbed(fleet):
-        identity = await asyncio.to_thread(_identity, fleet)
-        foreign = Certificates(tmp_path / "foreign").uris(pod_uri(identity, TRUST_DOMAIN))
-        trusted = await asyncio.to_thread(_files, fleet)
-        files = dataclasses.replace(foreign, ca=trusted.ca)
-        with pytest.raises((OSError, StreamTerminatedError)):
-            await _refusal(fleet, files)
-
-
-async def test_length_of_one_gib_ends_that_stream_only(fleet: Fleet) -> None:
+async def test_length_of_one_gib_ends_that_stream_only_and_leaves_one_line(fleet: Fleet) -> None:
     async with undisturbed(fleet) as node:
         files = await asyncio.to_thread(node.certificate)
         async with dialled(fleet.control_plane.port, files) as channel:
@@ -126,26 +117,126 @@ async def test_length_of_one_gib_ends_that_stream_only(fleet: Fleet) -> None:
                     await stream._stream.send_data(b"\x00" + struct.pack(">I", 2**30) + b"x" * 99)
                     await stream.recv_message()
         assert caught.value.status is Status.RESOURCE_EXHAUSTED
+        (line,) = fleet.control_plane.told("peer refused", reason=Refusal.MESSAGE_TOO_LARGE)
+        assert str(2**30) in line["error"] and line["remedy"]
 
 
-@pytest.mark.parametrize("inside_tls", [False, True], ids=["plain", "tls"])
-async def test_garbage_on_the_port_disturbs_nobody(fleet: Fleet, *, inside_tls: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knock:
+    """A connection that never gets as far as a call; each from an address of its own."""
+
+    refusal: Refusal
+    host: str
+    files: str
+    """Empty: no TLS; own: the node's; none: no certificate; foreign: of another authority;
+    suspicious: trusts another authority."""
+    content: bytes
+    remedy: str
+
+
+KNOCKS = [
+    Knock(
+        refusal=Refusal.NO_TLS,
+        host="127.0.1.1",
+        files="",
+        content=b"GET /metrics HTTP/1.1\r\n\r\n",
+        remedy="probes at metrics_listen",
+    ),
+    Knock(
+        refusal=Refusal.HANDSHAKE_FAILED,
+        host="127.0.1.2",
+        files="suspicious",
+        content=b"",
+        remedy="its tls.ca must hold the authority of the control plane's tls.cert",
+    ),
+    Knock(
+        refusal=Refusal.NO_CERTIFICATE,
+        host="127.0.1.3",
+        files="none",
+        content=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        remedy="tls.cert and tls.key",
+    ),
+    Knock(
+        refusal=Refusal.UNTRUSTED_CERTIFICATE,
+        host="127.0.1.4",
+        files="foreign",
+        content=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        remedy="issued by an authority in the control plane's tls.ca",
+    ),
+    Knock(
+        refusal=Refusal.NO_HTTP2,
+        host="127.0.1.5",
+        files="own",
+        content=b"\xff" * 100_000,
+        remedy="daemons of this version",
+    ),
+]
+TIMES = 3
+
+
+@pytest.mark.parametrize("knock", KNOCKS, ids=lambda knock: knock.refusal.value)
+async def test_who_is_no_peer_disturbs_nobody_and_leaves_one_line(
+    fleet: Fleet, tmp_path: Path, knock: Knock
+) -> None:
+    """However often it comes back; the metric counts every time."""
+    before = await asyncio.to_thread(_refused, fleet, knock.refusal)
     async with undisturbed(fleet) as node:
-        files = await asyncio.to_thread(node.certificate)
-        context = client_context(files) if inside_tls else None
+        own = await asyncio.to_thread(node.certificate)
+        context = _context(knock, own, Certificates(tmp_path / "foreign"))
+        for _ in range(TIMES):
+            await _knock(fleet, knock, context)
+        await eventually(
+            lambda: asyncio.to_thread(_refused, fleet, knock.refusal),
+            lambda counted: counted >= before + TIMES,
+        )
+        lines = fleet.control_plane.told("peer refused", reason=knock.refusal)
+        (line,) = [line for line in lines if line["peer"].startswith(f"{knock.host}:")]
+        assert line["level"] == "warning"
+        assert line["error"]
+        assert knock.remedy in line["remedy"]
+
+
+def _context(knock: Knock, own: TlsFiles, foreign: Certificates) -> ssl.SSLContext | None:
+    if not knock.files:
+        return None
+    identity = PodIdentity(
+        namespace=NAMESPACE, service_account=SERVICE_ACCOUNT, name="pod", uid="uid"
+    )
+    theirs = foreign.uris(pod_uri(identity, TRUST_DOMAIN))
+    trusted = theirs if knock.files == "suspicious" else own
+    context = ssl.create_default_context(cafile=str(trusted.ca))
+    context.set_alpn_protocols(["h2"])
+    if knock.files != "none":
+        shown = theirs if knock.files == "foreign" else own
+        context.load_cert_chain(shown.cert, shown.key)
+    return context
+
+
+async def _knock(fleet: Fleet, knock: Knock, context: ssl.SSLContext | None) -> None:
+    try:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1",
             fleet.control_plane.port,
             ssl=context,
             server_hostname="localhost" if context else None,
+            local_addr=(knock.host, 0),
         )
-        try:
-            writer.write(b"\xff" * 100_000)
-            async with asyncio.timeout(DEADLINE):
-                await _to_the_end(reader)
-        finally:
-            writer.close()
-            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    except ssl.SSLCertVerificationError:
+        assert knock.files == "suspicious"
+        return
+    try:
+        writer.write(knock.content)
+        async with asyncio.timeout(DEADLINE):
+            await _to_the_end(reader)
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+def _refused(fleet: Fleet, refusal: Refusal) -> float:
+    sample = f'kmm_cp_refused_peers_total{{reason="{refusal}"}} '
+    lines = fleet.control_plane.metrics().splitlines()
+    return sum(float(line.removeprefix(sample)) for line in lines if line.startswith(sample))
 
 
 async def _to_the_end(reader: asyncio.StreamReader) -> None:

@@ -125,10 +125,14 @@ class KmmCp:
     def reconciles(self) -> Counter[str]:
         """Count the reconciles of this process by controller."""
         counts: Counter[str] = Counter()
-        for line in self._get("/metrics")[1].splitlines():
+        for line in self.metrics().splitlines():
             if found := _RECONCILES.fullmatch(line):
                 counts[found["controller"]] += int(float(found["count"]))
         return counts
+
+    def metrics(self) -> str:
+        """Return what it answers to Prometheus."""
+        return self._get("/metrics")[1]
 
     def is_ready(self) -> bool:
         """Tell whether /readyz says that its caches are synced."""

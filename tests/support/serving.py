@@ -28,6 +28,7 @@ from kmm_cp.serving.turns import Turns
 from kmm_cp.serving.updates import Kind
 from kmm_cp.serving.values import Report, Target
 from kmm_daemon.link.channel import LinkChannel
+from kmm_daemon.link.trouble import Endpoint
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT, Certificates, pod_of
 
@@ -94,6 +95,9 @@ class World:
         self.closed_sessions.append(session.node)
 
     def refused(self, identity: PodIdentity | None, refusal: Refusal, message: str) -> None:
+        self.refusals.append(refusal)
+
+    def turned_away(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
     def flapping(self, node: str, takeovers: int) -> None:
@@ -169,6 +173,7 @@ class Serving:
             service=self.service,
             sessions=self.sessions,
             server_tls=self.tls,
+            observer=self.world,
             clock=clock,
             keepalive=keepalive,
             keepalive_timeout=keepalive,
@@ -223,8 +228,8 @@ async def serving(
 @asynccontextmanager
 async def dialled(port: int, files: TlsFiles) -> AsyncIterator[LinkChannel]:
     """Connect as a daemon would."""
-    context = client_context(files)
-    channel = LinkChannel("127.0.0.1", port, context=context, server_name="localhost")
+    endpoint = Endpoint(host="127.0.0.1", port=port, server_name="localhost", files=files)
+    channel = LinkChannel(endpoint, context=client_context(files))
     try:
         yield channel
     finally:

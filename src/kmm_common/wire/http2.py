@@ -1,13 +1,17 @@
 """The HTTP/2 protocol of both sides, with the bounds that grpclib leaves open."""
 
 from asyncio import BaseTransport
+from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from typing import Any
 
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
-from grpclib.protocol import EventsProcessor, H2Protocol, Stream
+from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol, Stream
+from h2.config import H2Configuration
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 MESSAGE_BYTES = 4 * 2**20
@@ -38,15 +42,43 @@ def configuration(*, keepalive: float, timeout: float) -> Configuration:
     )
 
 
+class Breach(Enum):
+    """What a peer did that ends its connection or its stream."""
+
+    NO_HTTP2 = "no HTTP/2"
+    MESSAGE_TOO_LARGE = "message too large"
+
+
+OnBreach = Callable[[Breach, str, str], None]
+"""Is told of a breach: which, the peer's address, and what exactly."""
+
+
 class BoundedProtocol(H2Protocol):
     """grpclib's protocol with bounded messages, streams and buffers; ignores unknown frames."""
 
+    spoken = False
+    """Whether the peer has ever sent a frame."""
+    _peer = ""
+    _broken = False
+
+    def __init__(
+        self,
+        handler: AbstractHandler,
+        config: Configuration,
+        h2_config: H2Configuration,
+        on_breach: OnBreach,
+    ) -> None:
+        super().__init__(handler, config, h2_config)
+        self._on_breach = on_breach
+
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
+        self._peer = address_text(transport.get_extra_info("peername"))
         # A transport that grpclib made for us is always a writable one.
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)  # type: ignore[attr-defined]
         self.processor = _Events(self.handler, self.connection)
-        stream_factory = partial(_stream, self.connection)
+        too_large = partial(self._on_breach, Breach.MESSAGE_TOO_LARGE, self._peer)
+        stream_factory = partial(_stream, self.connection, too_large)
         self.connection.create_stream = stream_factory  # type: ignore[method-assign]
         if not self.h2_config.client_side:
             limits: dict[SettingCodes | int, int] = {
@@ -56,10 +88,34 @@ class BoundedProtocol(H2Protocol):
             self.connection.flush()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        # What is left in the buffers of a connection that is being closed says nothing new.
+        if self._broken:
+            return
+        # As grpclib does it, but for the error, which it keeps to itself.
+        try:
+            events = self.connection.feed(data)
+        except ProtocolError as error:
+            self._break(f"{type(error).__name__}: {error}")
+            return
+        self.spoken = self.spoken or bool(events)
+        self.connection.flush()
+        for event in events:
+            self.processor.process(event)
+        self.connection.flush()
         # h2 refuses a larger frame only once it has all of it, which may be 16 MiB.
         if len(self.connection._connection.incoming_buffer._data) > FRAME_BYTES:
-            self.processor.close("frame too large")
+            self._break(f"a frame of more than {FRAME_BYTES} bytes")
+
+    def _break(self, problem: str) -> None:
+        self._broken = True
+        self._on_breach(Breach.NO_HTTP2, self._peer, problem)
+        self.processor.close(problem)
+
+
+def address_text(address: Sequence[Any] | None) -> str:
+    """Return the host:port of a socket's address; empty where there is none any more."""
+    host, port = (address or ("", ""))[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if host else ""
 
 
 class _Events(EventsProcessor):
@@ -70,13 +126,18 @@ class _Events(EventsProcessor):
 
 
 class _BoundedStream(Stream):
+    too_large: Callable[[str], None]
+
     async def recv_data(self, size: int) -> bytes:
         if size > MESSAGE_BYTES:
             message = f"message of {size} bytes; at most {MESSAGE_BYTES} are accepted"
+            self.too_large(message)
             raise GRPCError(Status.RESOURCE_EXHAUSTED, message)
         data: bytes = await super().recv_data(size)
         return data
 
 
-def _stream(connection: Any, **arguments: Any) -> _BoundedStream:
-    return _BoundedStream(connection, connection._connection, connection._transport, **arguments)
+def _stream(connection: Any, too_large: Callable[[str], None], **arguments: Any) -> _BoundedStream:
+    stream = _BoundedStream(connection, connection._connection, connection._transport, **arguments)
+    stream.too_large = too_large
+    return stream

@@ -28,7 +28,7 @@ class Metrics:
         self._updates = counter("kmm_cp_updates", "Updates sent to daemons by kind.", ["kind"])
         self._refused = counter(
             "kmm_cp_refused_peers",
-            "Peers with a certificate, but no right to be a node's daemon.",
+            "Peers that are not served, by reason.",
             ["reason"],
         )
         self._flapping = counter(

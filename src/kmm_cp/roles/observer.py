@@ -1,7 +1,7 @@
 """What the serving side notices, as events and as metrics."""
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 
 from kmm_common.api.names import Event
 from kmm_common.clock import Clock
@@ -13,14 +13,10 @@ from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.runtime.queue import Queue
 from kmm_cp.serving.ports import PodFacts, Refusal
+from kmm_cp.serving.rarely import Rarely
 from kmm_cp.serving.updates import Kind
 
 logger = logging.getLogger(__name__)
-
-QUIET_SECONDS = 600.0
-"""A peer that is refused comes back every few seconds; its event does not."""
-MOST_TOLD = 100
-"""Different things that are told in that time; whoever can make certificates can make many."""
 
 
 class ServingObserver:
@@ -46,7 +42,7 @@ class ServingObserver:
         self._namespace = namespace
         self._restore = restore
         self._restore_queue = restore_queue
-        self._rarely = _Rarely(clock)
+        self._rarely = Rarely(clock)
 
     def refused(self, identity: PodIdentity | None, refusal: Refusal, message: str) -> None:
         self._metrics.refused(refusal)
@@ -60,6 +56,9 @@ class ServingObserver:
         log(logger, logging.WARNING, "peer refused", peer=peer, reason=refusal, error=message)
         text = f"peer {peer or 'without a pod in its certificate'}: {message}"
         self._events.warning(regarding, Event.IDENTITY_REFUSED, text)
+
+    def turned_away(self, refusal: Refusal) -> None:
+        self._metrics.refused(refusal)
 
     def flapping(self, node: str, takeovers: int) -> None:
         self._metrics.flapping()
@@ -82,20 +81,3 @@ class ServingObserver:
             if facts is not None:
                 return Regarding.pod(identity.namespace, identity.name, facts.uid)
         return Regarding.namespace_itself(self._namespace)
-
-
-class _Rarely:
-    """Lets a thing through once in a while, and no more than so many things in that while."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._told: dict[Hashable, float] = {}
-        """Monotonic time by thing."""
-
-    def __call__(self, thing: Hashable) -> bool:
-        now = self._clock.monotonic()
-        self._told = {one: at for one, at in self._told.items() if now - at < QUIET_SECONDS}
-        if thing in self._told or len(self._told) >= MOST_TOLD:
-            return False
-        self._told[thing] = now
-        return True

@@ -72,6 +72,7 @@ def serving(
             service=service,
             sessions=sessions,
             server_tls=ServerTls(files),
+            observer=observer,
             clock=clock,
         ),
         status=status,
@@ -88,7 +89,9 @@ def serving(
 
 def _identities(caches: Caches, observer: Observer, settings: Settings) -> Identities:
     daemons = DaemonPods(
-        namespace=settings.namespace, service_account=settings.daemon_service_account
+        namespace=settings.namespace,
+        service_account=settings.daemon_service_account,
+        owner=f"DaemonSet/{settings.daemon_daemonset}" if settings.daemon_daemonset else "",
     )
     return Identities(
         pods=PodCache(caches.pods.store),

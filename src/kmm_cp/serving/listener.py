@@ -6,6 +6,7 @@ import random
 import ssl
 from weakref import WeakSet
 
+from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server
@@ -17,13 +18,14 @@ from kmm_common.logs import log
 from kmm_common.tls import ServerTls
 from kmm_common.wire.codec import Codec
 from kmm_common.wire.http2 import BoundedProtocol, configuration
+from kmm_cp.serving.arrivals import Arrivals, listening_sockets
+from kmm_cp.serving.ports import Observer
+from kmm_cp.serving.refused import RefusedPeers
 from kmm_cp.serving.service import NodeLink
 from kmm_cp.serving.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 4096
-"""With grpclib's 100, thousands of daemons that return at once overflow the queue."""
 KEEPALIVE_SECONDS = 30.0
 KEEPALIVE_TIMEOUT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
@@ -41,6 +43,7 @@ class Listener:
         service: NodeLink,
         sessions: Sessions,
         server_tls: ServerTls,
+        observer: Observer,
         clock: Clock,
         keepalive: float = KEEPALIVE_SECONDS,
         keepalive_timeout: float = KEEPALIVE_TIMEOUT_SECONDS,
@@ -52,7 +55,7 @@ class Listener:
         self._tls = server_tls
         self._clock = clock
         config = configuration(keepalive=keepalive, timeout=keepalive_timeout)
-        self._server = _Server([service], codec=Codec(), config=config)
+        self._server = _Server(service, config, RefusedPeers(observer, clock), clock)
         self.port = 0
 
     async def start(self) -> None:
@@ -103,30 +106,36 @@ class Listener:
 class _Server(Server):
     """grpclib's server with bounds and a listener that it does not offer."""
 
-    _connections: WeakSet[H2Protocol]
+    def __init__(
+        self, service: NodeLink, config: Configuration, refused: RefusedPeers, clock: Clock
+    ) -> None:
+        super().__init__([service], codec=Codec(), config=config)
+        self._refused = refused
+        self._clock = clock
+        self._connections = WeakSet[H2Protocol]()
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
-        protocol = BoundedProtocol(made.handler, self._config, self._h2_config)
+        protocol = BoundedProtocol(
+            made.handler, self._config, self._h2_config, self._refused.breach
+        )
         self._connections.add(protocol)
         return protocol
 
     async def listen(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
         """Open the port; return its number."""
         tls.bound_read_buffers()
-        self._connections = WeakSet()
-        listener = await asyncio.get_running_loop().create_server(
-            self._protocol_factory,
-            host,
-            port,
-            ssl=context,
-            ssl_handshake_timeout=tls.HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=tls.SHUTDOWN_SECONDS,
-            backlog=BACKLOG,
+        sockets = await listening_sockets(host, port)
+        # grpclib closes it, and waits for its end, as it does with the one it makes itself.
+        self._server = Arrivals(  # type: ignore[assignment]
+            sockets,
+            context,
+            protocol=self._protocol_factory,
+            on_failed=self._refused.handshake,
+            clock=self._clock,
         )
-        self._server = listener
         self._server_closed_fut = asyncio.get_running_loop().create_future()
-        return int(listener.sockets[0].getsockname()[1])
+        return int(sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:
         if self._server is not None:

@@ -52,7 +52,18 @@ class Secrets(Protocol):
 
 
 class Refusal(StrEnum):
-    """Why a peer with a certificate of our authority is not served, as metrics name it."""
+    """Why a peer is not served, as metrics name it.
+
+    Up to MESSAGE_TOO_LARGE it is what a peer sends, and no event is made of it; from there on it
+    is whom its certificate names.
+    """
+
+    NO_TLS = "NoTls"
+    HANDSHAKE_FAILED = "HandshakeFailed"
+    NO_CERTIFICATE = "NoCertificate"
+    UNTRUSTED_CERTIFICATE = "UntrustedCertificate"
+    NO_HTTP2 = "NoHttp2"
+    MESSAGE_TOO_LARGE = "MessageTooLarge"
 
     NO_POD = "NoPod"
     NOT_A_DAEMON = "NotADaemon"
@@ -70,6 +81,10 @@ class Observer(Protocol):
 
     def refused(self, identity: PodIdentity | None, refusal: Refusal, message: str) -> None:
         """A peer was refused; without identity its certificate named none."""
+        ...
+
+    def turned_away(self, refusal: Refusal) -> None:
+        """A peer was refused by what it sent, before or beside what its certificate says."""
         ...
 
     def flapping(self, node: str, takeovers: int) -> None:

@@ -23,6 +23,7 @@ from kmm_daemon.link import messages
 from kmm_daemon.link.channel import LinkChannel
 from kmm_daemon.link.ports import Holder, Told
 from kmm_daemon.link.session import Session
+from kmm_daemon.link.trouble import Endpoint, NoConnectionError
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,9 @@ STABLE_SECONDS = 30.0
 CREDENTIALS_SECONDS = 20.0
 
 _UNAUTHORIZED = {Status.PERMISSION_DENIED, Status.NOT_FOUND, Status.FAILED_PRECONDITION}
-_EXPECTED = (
-    KmmError,
-    OSError,
-    GRPCError,
-    StreamTerminatedError,
-    ProtocolError,
-    h2.exceptions.ProtocolError,
-)
+_BROKEN = (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
+"""What grpclib makes of a connection that is over, whatever ended it."""
+_EXPECTED = (KmmError, OSError, GRPCError, *_BROKEN)
 
 
 def reconnect_backoff() -> Backoff:
@@ -65,10 +61,11 @@ class LinkClient:
 
         Certificates are read anew at every connection.
         """
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
-        self._server_name = server_name or self._host
-        self._files = files
+        name, _, port = address.rpartition(":")
+        host = name.strip("[]")
+        self._endpoint = Endpoint(
+            host=host, port=int(port), server_name=server_name or host, files=files
+        )
         self._holder = holder
         self._told = told
         self._clock = clock
@@ -134,15 +131,18 @@ class LinkClient:
         return response
 
     async def _session(self) -> None:
-        context = await asyncio.to_thread(client_context, self._files)
-        channel = LinkChannel(
-            self._host, self._port, context=context, server_name=self._server_name
-        )
+        context = await asyncio.to_thread(client_context, self._endpoint.files)
+        channel = LinkChannel(self._endpoint, context=context)
         try:
             await channel.connect()
             self._channel = channel
             session = Session(channel, self._holder, opened=self._opened)
             await session.run(instance=self._instance, version=self._version)
+        except Exception as error:
+            cause = _cause(error)
+            if channel.ending and isinstance(cause, _BROKEN):
+                raise NoConnectionError(channel.ending) from error
+            raise
         finally:
             self._channel = None
             channel.close()
@@ -152,7 +152,11 @@ class LinkClient:
         self._opened_at = self._clock.monotonic()
         self._problem = ""
         self._told.session(connected=True)
-        fields = {"host": self._host, "port": self._port, "instance": self._instance}
+        fields = {
+            "host": self._endpoint.host,
+            "port": self._endpoint.port,
+            "instance": self._instance,
+        }
         log(logger, logging.INFO, "session with the control plane", **fields)
 
     def _closed(self, error: Exception) -> None:
@@ -162,7 +166,8 @@ class LinkClient:
         if not isinstance(cause, _EXPECTED):
             logger.error("link broke", exc_info=cause)
         elif problem != self._problem:
-            fields = {"host": self._host, "port": self._port, "error": problem}
+            host, port = self._endpoint.host, self._endpoint.port
+            fields = {"host": host, "port": port, "error": problem}
             log(logger, logging.WARNING, "no session with the control plane", **fields)
         self._problem = problem
 

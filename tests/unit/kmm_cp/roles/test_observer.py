@@ -5,9 +5,10 @@ import pytest
 from kmm_common.tls import PodIdentity
 from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.roles.metrics import Metrics
-from kmm_cp.roles.observer import MOST_TOLD, QUIET_SECONDS, ServingObserver
+from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.runtime.queue import Queue
 from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.rarely import MOST_TOLD, QUIET_SECONDS
 from kmm_cp.serving.updates import Kind
 from support.certificates import NAMESPACE, pod_of
 from support.kubecalls import EventCalls, KubeCalls
@@ -95,6 +96,12 @@ async def test_different_peers_without_end_are_told_within_a_bound() -> None:
         name = key.partition("/")[2]
         world.refuse(PodIdentity(namespace=NAMESPACE, service_account="x", name=name, uid="stolen"))
     assert len(world.events.told) == MOST_TOLD
+
+
+async def test_peer_that_anybody_can_be_is_counted_and_makes_no_event(world: World) -> None:
+    world.observer.turned_away(Refusal.NO_TLS)
+    assert world.events.told == []
+    assert world.counted('kmm_cp_refused_peers_total{reason="NoTls"}') == 1
 
 
 async def test_flapping_node_is_told_once_in_a_while(world: World) -> None:

@@ -1,20 +1,26 @@
 import asyncio
+import dataclasses
 import logging
 import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from kmm_common import tls
+from kmm_common.logs import fields_of
 from kmm_common.tls import client_context
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving.listener import IDLE_SECONDS
+from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.rarely import QUIET_SECONDS
 from kmm_cp.serving.service import Limits
-from support.certificates import pod_of
+from support.certificates import Certificates, pod_of
 from support.desired import desired
 from support.serving import (
     DEADLINE,
@@ -71,12 +77,94 @@ async def ended(reader: asyncio.StreamReader) -> None:
             return
 
 
-@pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5000, b"\x16\x03\x01"])
-async def test_garbage_before_tls_disturbs_nobody(replica: Serving, content: bytes) -> None:
+def warned(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return all warnings but those of asyncio's debug mode, which are about a slow machine."""
+    slow = "Executing "
+    return [record for record in caplog.records if not record.message.startswith(slow)]
+
+
+async def only_line(replica: Serving, caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """Return the fields of the one line that a refused peer has left; it is counted once, too."""
+    await until(lambda: warned(caplog))
+    (record,) = warned(caplog)
+    assert (record.message, record.levelname) == ("peer refused", "WARNING")
+    fields = fields_of(record)
+    assert replica.world.refusals == [fields["reason"]]
+    return fields
+
+
+@pytest.fixture(autouse=True)
+def warnings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("content", "refusal", "error"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", Refusal.NO_TLS, "TLS handshake: http request"),
+        (b"\x00" * 5000, Refusal.NO_TLS, "TLS handshake: wrong version number"),
+        (b"\x16\x03\x01", Refusal.HANDSHAKE_FAILED, "it ended the connection in the TLS handshake"),
+    ],
+    ids=["http", "zeros", "half a record"],
+)
+async def test_garbage_before_tls_disturbs_nobody_and_leaves_one_line(
+    replica: Serving,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    refusal: Refusal,
+    error: str,
+) -> None:
     async with undisturbed(replica), raw(replica.port, None) as (reader, writer):
+        host, port = writer.get_extra_info("sockname")
         writer.write(content)
         writer.write_eof()
         await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["peer"] == f"{host}:{port}"
+        assert (fields["reason"], fields["error"]) == (refusal, error)
+        assert "control plane's" in fields["remedy"]
+
+
+async def test_peer_that_comes_back_is_counted_and_told_once_in_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = VirtualClock()
+    async with serving(tmp_path, clock=clock) as replica:
+
+        async def knock() -> None:
+            async with raw(replica.port, None) as (reader, writer):
+                writer.write(b"garbage" * 100)
+                await ended(reader)
+
+        for _ in range(5):
+            await knock()
+        assert replica.world.refusals == [Refusal.NO_TLS] * 5
+        assert [record.message for record in warned(caplog)] == ["peer refused"]
+        await clock.advance(QUIET_SECONDS)
+        await knock()
+        assert [record.message for record in warned(caplog)] == ["peer refused"] * 2
+
+
+async def test_peer_that_says_nothing_is_given_up(
+    replica: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "HANDSHAKE_SECONDS", 0.2)
+    async with undisturbed(replica), raw(replica.port, None) as (reader, _):
+        await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.HANDSHAKE_FAILED
+        assert "longer than 0.2 seconds" in fields["error"]
+
+
+async def test_drain_gives_up_handshakes_that_are_not_done(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with raw(replica.port, None) as (reader, writer):
+        writer.write(b"\x16\x03\x01")
+        await rest()
+        await replica.listener.drain(0)
+        await ended(reader)
+    assert warned(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -90,11 +178,32 @@ async def test_garbage_before_tls_disturbs_nobody(replica: Serving, content: byt
     ],
     ids=["http1", "frame", "hpack"],
 )
-async def test_garbage_inside_tls_disturbs_nobody(replica: Serving, content: bytes) -> None:
+async def test_garbage_inside_tls_disturbs_nobody_and_leaves_one_line(
+    replica: Serving, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
     context = client_context(replica.node("rogue"))
     async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
+        host, port = writer.get_extra_info("sockname")
         writer.write(content)
         await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert (fields["peer"], fields["reason"]) == (f"{host}:{port}", Refusal.NO_HTTP2)
+        assert fields["error"]
+        assert "only daemons" in fields["remedy"]
+
+
+async def test_frame_that_is_too_large_leaves_one_line(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = client_context(replica.node("rogue"))
+    async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
+        settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+        frame = b"\xff\xff\xff\x00\x00\x00\x00\x00\x01" + b"x" * 100_000
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + frame)
+        await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.NO_HTTP2
+        assert "frame of more than" in fields["error"]
 
 
 async def test_unknown_frame_is_ignored(replica: Serving) -> None:
@@ -108,7 +217,9 @@ async def test_unknown_frame_is_ignored(replica: Serving) -> None:
         await stream.cancel()
 
 
-async def test_length_of_one_gib_is_refused_before_anything_is_kept(replica: Serving) -> None:
+async def test_length_of_one_gib_is_refused_before_anything_is_kept(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     files = replica.node("rogue", target(1, ONE))
     async with undisturbed(replica), dialled(replica.port, files) as channel:
         with pytest.raises(GRPCError) as caught:
@@ -121,13 +232,49 @@ async def test_length_of_one_gib_is_refused_before_anything_is_kept(replica: Ser
             await stream.send_message(request(), end=True)
             assert (await next_update(stream)).generation == 1
             await stream.cancel()
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.MESSAGE_TOO_LARGE
+        assert fields["error"] == "message of 1073741824 bytes; at most 4194304 are accepted"
+        assert "only daemons" in fields["remedy"]
 
 
-async def test_client_without_certificate_is_refused(replica: Serving) -> None:
+async def test_client_without_certificate_is_refused(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     context = ssl.create_default_context(cafile=str(replica.certificates.server().ca))
     context.set_alpn_protocols(["h2"])
     async with undisturbed(replica), raw(replica.port, context) as (reader, _):
         await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.NO_CERTIFICATE
+        assert "tls.ca" in fields["remedy"] and "tls.cert" in fields["remedy"]
+
+
+async def test_client_of_another_authority_is_refused(
+    replica: Serving, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    stranger = Certificates(tmp_path / "strangers").daemon("honest")
+    files = dataclasses.replace(stranger, ca=replica.certificates.server().ca)
+    async with undisturbed(replica), raw(replica.port, client_context(files)) as (reader, _):
+        await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.UNTRUSTED_CERTIFICATE
+        assert fields["error"].startswith("its certificate does not hold: ")
+        assert "tls.ca" in fields["remedy"] and "tls.cert" in fields["remedy"]
+
+
+async def test_client_that_does_not_trust_us_is_told_of(
+    replica: Serving, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    context = client_context(Certificates(tmp_path / "strangers").daemon("honest"))
+    async with undisturbed(replica):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(
+                "127.0.0.1", replica.port, ssl=context, server_hostname="localhost"
+            )
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.HANDSHAKE_FAILED
+        assert "its tls.ca must hold the authority" in fields["remedy"]
 
 
 async def test_broken_report_ends_only_its_own_session(replica: Serving) -> None:
@@ -198,10 +345,12 @@ async def test_drain_ends_sessions_with_a_reason_and_closes_the_port(tmp_path: P
                 async with watch(channel) as stream:
                     await stream.send_message(request(), end=True)
                     await next_update(stream)
-                    await replica.listener.drain(0)
+                    drain = asyncio.create_task(replica.listener.drain(0))
                     await stream.recv_message()
+                    await stream.recv_trailing_metadata()
             assert caught.value.status is Status.UNAVAILABLE
             assert "going away" in (caught.value.message or "")
+            await drain
         with pytest.raises(OSError):
             await asyncio.open_connection("127.0.0.1", replica.port)
 
@@ -294,14 +443,3 @@ async def test_flood_of_reports_is_read_at_a_bounded_pace(tmp_path: Path) -> Non
                 assert len(replica.world.reports) == 9
                 await reports.cancel()
             await stream.cancel()
-
-
-async def test_rogue_peers_leave_one_line_each_in_the_log(
-    replica: Serving, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    context = client_context(replica.node("rogue"))
-    async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
-        writer.write(b"garbage" * 100)
-        await ended(reader)
-    assert len(caplog.records) <= 1

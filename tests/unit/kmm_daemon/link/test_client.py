@@ -1,8 +1,12 @@
 import asyncio
+import dataclasses
 import logging
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from kmm_common.clock import Clock, SystemClock
 from kmm_common.desired import DesiredModule, content_hash
 from kmm_common.errors import TransientError
 from kmm_common.logs import fields_of
-from kmm_common.tls import TlsFiles
+from kmm_common.tls import ServerTls, TlsFiles
 from kmm_cp.serving.values import Target
 from kmm_daemon.acceptance import accepted, left_after
 from kmm_daemon.link.client import STABLE_SECONDS, LinkClient, reconnect_backoff
@@ -100,11 +104,12 @@ async def linked(
     told: Told | None = None,
     clock: Clock | None = None,
     backoff: Backoff = QUICK,
+    server_name: str = "localhost",
 ) -> AsyncIterator[LinkClient]:
     """Run a link until the end of the block."""
     client = LinkClient(
         f"127.0.0.1:{port}",
-        server_name="localhost",
+        server_name=server_name,
         files=files,
         holder=holder,
         told=told or Told(),
@@ -260,8 +265,10 @@ async def test_reason_of_an_end_reaches_the_daemons_log(
             caplog.clear()
             _end(replica)
             await until(lambda: any("no session" in line for line in caplog.messages))
-            error = fields_of(caplog.records[0]).get("error", fields_of(caplog.records[-1]))
-            assert error == "UNAVAILABLE: the session is old; connect again"
+            ends = [one for one in caplog.records if one.message.startswith("no session")]
+            assert [fields_of(one)["error"] for one in ends] == [
+                "UNAVAILABLE: the session is old; connect again"
+            ]
             await until(lambda: replica.sessions.all())
 
 
@@ -285,15 +292,131 @@ async def test_credentials_come_over_the_session(replica: Serving) -> None:
         assert caught.value.reason == Reason.IMAGE_UNAUTHORIZED
 
 
-async def test_server_with_a_strangers_certificate_is_not_spoken_to(tmp_path: Path) -> None:
-    holder = Holder()
+async def only_problem(
+    port: int, files: TlsFiles, caplog: pytest.LogCaptureFixture, *, server_name: str = "localhost"
+) -> str:
+    """Return why the link says that there is no session; it says so once in many attempts."""
+    caplog.set_level(logging.WARNING, "kmm_daemon")
+    told, holder = Told(), Holder()
+    async with linked(port, files, holder, told=told, server_name=server_name):
+        await until(lambda: len(told.connected) >= 5)
+    lines = [one for one in caplog.records if one.name.startswith("kmm_daemon")]
+    assert [one.message for one in lines] == ["no session with the control plane"]
+    assert True not in told.connected
+    assert holder.updates == []
+    return str(fields_of(lines[0])["error"])
+
+
+async def test_server_with_a_strangers_certificate_is_not_spoken_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path / "theirs") as replica:
         replica.node("a", target(1, ONE))
         ours = Certificates(tmp_path / "ours").daemon("a")
-        async with linked(replica.port, ours, holder):
-            await asyncio.sleep(0.3)
+        problem = await only_problem(replica.port, ours, caplog)
+        assert f"the control plane's certificate is not of an authority in {ours.ca}" in problem
+        assert "put the authority of the control plane's tls.cert there" in problem
         assert replica.world.reports == []
-    assert holder.updates == []
+
+
+async def test_server_of_another_name_is_not_spoken_to(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = replica.node("a", target(1, ONE))
+    problem = await only_problem(replica.port, files, caplog, server_name="elsewhere.example")
+    assert "certificate does not name elsewhere.example: set server_name" in problem
+
+
+async def test_daemon_of_another_authority_is_told_which_file_is_refused(
+    replica: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = replica.node("a", target(1, ONE))
+    files = dataclasses.replace(Certificates(tmp_path / "x").daemon("a"), ca=ours.ca)
+    problem = await only_problem(replica.port, files, caplog)
+    assert f"refuses this daemon's certificate {files.cert}: have it issued by" in problem
+    assert "the control plane's tls.ca" in problem
+    assert "'peer refused'" in problem
+
+
+@contextmanager
+def alerting_server(files: TlsFiles) -> Iterator[int]:
+    """Speak TLS as others than asyncio do: a handshake that fails ends with an alert."""
+    context = ServerTls(files).context
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, connection.dup() as plain:
+                    with pytest.raises(ssl.SSLCertVerificationError):
+                        context.wrap_socket(connection, server_side=True)
+                    # Closed with something unread, the connection could lose the alert.
+                    plain.shutdown(socket.SHUT_WR)
+                    while plain.recv(4096):
+                        pass
+
+        serving = threads.submit(serve)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.result(DEADLINE)
+
+
+async def test_alert_of_the_control_plane_is_told_in_its_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = Certificates(tmp_path / "theirs").server()
+    files = dataclasses.replace(Certificates(tmp_path / "ours").daemon("a"), ca=theirs.ca)
+    with alerting_server(theirs) as port:
+        problem = await only_problem(port, files, caplog)
+    assert f"refused this daemon's certificate {files.cert}: unknown ca: have it issued" in problem
+
+
+@asynccontextmanager
+async def other_server(context: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """Answer everything as a web server does."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_port_without_tls_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = Certificates(tmp_path).daemon("a")
+    async with other_server(None) as port:
+        problem = await only_problem(port, files, caplog)
+    assert problem.startswith(f"no TLS 1.3 at 127.0.0.1:{port} ")
+    assert "set server to" in problem
+
+
+async def test_server_that_speaks_something_else_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates = Certificates(tmp_path)
+    async with other_server(ServerTls(certificates.server()).context) as port:
+        problem = await only_problem(port, certificates.daemon("a"), caplog)
+    assert problem.startswith(f"127.0.0.1:{port} does not speak the control plane's protocol")
+    assert "set server to" in problem
+
+
+async def test_port_where_nobody_listens_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    problem = await only_problem(port, Certificates(tmp_path).daemon("a"), caplog)
+    assert problem.startswith(f"no connection to 127.0.0.1:{port}: ")
+    assert "check server" in problem
 
 
 @asynccontextmanager

@@ -1,0 +1,129 @@
+"""Accepts connections and leads each through its TLS handshake.
+
+asyncio's own listener with TLS keeps the reason of a handshake that failed to itself.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kmm_common import tls
+from kmm_common.clock import Clock
+from kmm_common.logs import log
+from kmm_common.wire.http2 import address_text
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""With asyncio's 100, thousands of daemons that return at once overflow the queue."""
+PAUSE_SECONDS = 1.0
+"""Before the next attempt to accept, where the system has no room for one more connection."""
+
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+OnFailed = Callable[[str, OSError], None]
+"""Is told the address of a peer, and why there is no TLS with it."""
+
+
+class Arrivals:
+    """A listener, as grpclib knows one: it can be closed, and waited for until it is."""
+
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        context: ssl.SSLContext,
+        *,
+        protocol: Callable[[], asyncio.Protocol],
+        on_failed: OnFailed,
+        clock: Clock,
+    ) -> None:
+        """Accept from now on. `protocol` makes what serves a connection once TLS is up."""
+        self._context = context
+        self._protocol = protocol
+        self._on_failed = on_failed
+        self._clock = clock
+        self._handshakes = set[asyncio.Task[None]]()
+        loop = asyncio.get_running_loop()
+        self._accepting = {
+            one: loop.create_task(self._accept(one), name="accept") for one in sockets
+        }
+
+    def close(self) -> None:
+        """Close the port at once; handshakes that are not done may go on."""
+        for listening, task in self._accepting.items():
+            task.cancel()
+            # The task would close it a turn of the loop later, with connections still coming in.
+            if listening.fileno() != -1:
+                asyncio.get_running_loop().remove_reader(listening)
+                listening.close()
+
+    async def wait_closed(self) -> None:
+        """Give up the handshakes that are not done."""
+        for task in self._handshakes:
+            task.cancel()
+        await asyncio.gather(*self._accepting.values(), *self._handshakes, return_exceptions=True)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                accepted = await asyncio.get_running_loop().sock_accept(listening)
+            except OSError as error:
+                log(logger, logging.ERROR, "connection not accepted", error=str(error))
+                await self._clock.sleep(PAUSE_SECONDS)
+                continue
+            self._welcome(*accepted)
+            # While others wait, accepting never does: let the rest of the program run, too.
+            await asyncio.sleep(0)
+
+    def _welcome(self, connection: socket.socket, address: tuple[str, int]) -> None:
+        secure = self._secure(connection, address_text(address))
+        task = asyncio.get_running_loop().create_task(secure, name="handshake")
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _secure(self, connection: socket.socket, peer: str) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=tls.HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=tls.SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            self._on_failed(peer, error)
+
+
+async def listening_sockets(host: str | None, port: int) -> list[socket.socket]:
+    """Open a port on every address of a host, of the machine if None. OSError if it is taken."""
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    opened: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(infos):
+            opened += _listening(family, address[:2])
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
+    if not opened:
+        raise OSError(errno.EADDRNOTAVAIL, f"no address of {host} is one of this machine")
+    return opened
+
+
+def _listening(family: int, address: Any) -> list[socket.socket]:
+    try:
+        opened = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        # IPv6 may be resolved and yet be switched off.
+        if error.errno in _NO_SUCH_FAMILY:
+            return []
+        # The address, which create_server adds, is told by whoever tells of this.
+        raise OSError(error.errno, os.strerror(error.errno or 0).lower()) from error
+    opened.setblocking(False)
+    return [opened]
