@@ -38,3 +38,11 @@ class SystemClock:
 def rfc3339(moment: datetime) -> str:
     """Return a metav1.Time: seconds precision, UTC, `Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def from_rfc3339(text: str) -> datetime:
+    """Return the moment that a metav1.Time or MicroTime names. ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {text!r} has no zone")
+    return moment

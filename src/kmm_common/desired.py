@@ -157,6 +157,8 @@ class ReportedModule:
     since_ms: int = 0
     """Unix time in milliseconds of the last change of state."""
     error: ModuleFailure | None = None
+    retrying: bool = False
+    """Failed, and the daemon will try again by itself."""
 
     @property
     def ref(self) -> ModuleRef:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kmm_common.api.names import Reason
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
-from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ReportedModule
+from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import KmmError, TerminalError
 from kmm_common.logs import Fact, log
 from kmm_daemon import report
@@ -255,26 +255,30 @@ class Agent:
         running: Steps = {ref: running.step for ref, running in self._running.items()}
         now_ms = int(self._clock.now().timestamp() * 1000)
         modules = report.since(report.report(s, steps, running), before.modules, now_ms)
-        observed = (before.uid, before.observed_generation)
-        if report.settled(steps, running):
-            observed = (desired.uid, desired.generation)
-        if modules == before.modules and observed == (before.uid, before.observed_generation):
-            return
-        self._put(before.sequence + 1, observed, modules)
-
-    def _put(
-        self, sequence: int, observed: tuple[str, int], modules: tuple[ReportedModule, ...]
-    ) -> None:
-        uid, generation = observed
-        self.reports.put(
-            StateReport(sequence=sequence, uid=uid, observed_generation=generation, modules=modules)
+        newest = replace(
+            before,
+            modules=modules,
+            accepted_uid=desired.uid,
+            accepted_generation=desired.generation,
         )
-        self._metrics.modules(modules)
+        if report.settled(steps, running):
+            newest = replace(newest, uid=desired.uid, observed_generation=desired.generation)
+        if newest != before:
+            self._put(replace(newest, sequence=before.sequence + 1))
+
+    def _put(self, newest: StateReport) -> None:
+        self.reports.put(newest)
+        self._metrics.modules(newest.modules)
         said = [
             {"ref": str(m.ref), "state": m.state, "in_kernel": m.in_kernel, "hash": m.config_hash}
-            for m in modules
+            for m in newest.modules
         ]
-        fields = {"sequence": sequence, "uid": uid, "generation": generation, "modules": said}
+        fields = {
+            "sequence": newest.sequence,
+            "uid": newest.uid,
+            "generation": newest.observed_generation,
+            "modules": said,
+        }
         log(logger, logging.INFO, Fact.REPORTED, **fields)
 
     def _next_look(self, steps: Steps) -> float:

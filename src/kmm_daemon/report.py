@@ -79,6 +79,10 @@ def _final(step: Step) -> bool:
             return False
 
 
+def _retrying(step: Step) -> bool:
+    return isinstance(step, Wait) and step.failed is not None and step.failed.retry
+
+
 def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> ReportedModule:
     entry, record = s.desired.get(ref), standing(ref, s)
     inside = record is not None and in_kernel(record, s.view)
@@ -94,6 +98,7 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
         config_hash=config_hash(about),
         attempts=failed.attempts if (failed := s.failure_of(ref)) else 0,
         error=None if state is ModuleState.LOADED else _error(ref, s, step),
+        retrying=state is ModuleState.FAILED and _retrying(step),
     )
 
 

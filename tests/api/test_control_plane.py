@@ -1,7 +1,11 @@
 """What becomes of a Module on nodes: loads, changes, restarts, reboots, unloads."""
 
 import asyncio
+from functools import partial
 
+import pytest
+
+from kmm_common.desired import ModuleRef
 from support.fleet import Fleet, eventually
 from support.simnode import SimNode
 
@@ -61,6 +65,33 @@ async def test_deleted_module_is_unloaded_everywhere_and_says_so_once(fleet: Fle
         assert node.kernel.unloads(fleet.ref()) == 1
     events = await eventually(lambda: fleet.events(fleet.name, "m"))
     assert [reason for reason, _ in events.elements()] == ["ModuleUnloaded"]
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["before its status says so", "after"])
+async def test_module_deleted_while_it_is_loaded_goes_when_it_is_out_again(
+    fleet: Fleet, *, told: bool
+) -> None:
+    node = await fleet.node("a")
+    ref = fleet.ref()
+    gate = node.kernel.gates[ref] = asyncio.Event()
+    await fleet.apply()
+    await eventually(partial(_has_begun, node, ref))
+    if told:
+        await eventually(lambda: fleet.reports(node), lambda reports: "m" in reports)
+    await fleet.delete()
+    await eventually(lambda: fleet.entries(node), lambda entries: entries == {})
+    waits = await fleet.condition("DeletionWaits")
+    assert node.name in waits["message"]
+    await fleet.reconciled()
+    assert await fleet.module() is not None
+    gate.set()
+    await fleet.gone()
+    assert node.kernel.rows == {}
+    assert node.kernel.calls[-2:] == [("load", ref), ("unload", ref)]
+
+
+async def _has_begun(node: SimNode, ref: ModuleRef) -> bool:
+    return ("load", ref) in node.kernel.calls
 
 
 async def test_node_that_loses_the_selected_label_unloads_and_says_so(fleet: Fleet) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import copy
+import json
 
 import pytest
 
 from kmm_common.api.names import CONTAINS_MODULES_LABEL
-from kmm_sandbox.kubeapi import Object
+from kmm_sandbox.kubeapi import ApiError, Object
 from support.fleet import STATES, Fleet, eventually
 from support.simnode import NODES, SimNode
 
@@ -456,18 +457,67 @@ async def test_state_deleted_by_hand_comes_back_without_a_modprobe(fleet: Fleet)
         assert _modprobes(node) == ["load"]
 
 
-async def test_status_falsified_by_hand_is_corrected_with_the_next_report(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    "falsified",
+    [
+        {"modules": []},
+        {"bootId": "another", "observedGeneration": 99},
+        {"summary": {"loaded": 7}, "conditions": []},
+        {"daemon": {"sequence": 1_000_000, "connected": False}},
+        {"daemon": None, "modules": None},
+    ],
+    ids=lambda falsified: "+".join(falsified),
+)
+async def test_status_falsified_by_hand_is_put_right_at_once(
+    fleet: Fleet, falsified: Object
+) -> None:
     node = await fleet.node()
     await fleet.apply()
     await fleet.loaded()
-    await asyncio.to_thread(
-        fleet.api.merge, f"{STATES}/{node.name}/status", {"status": {"modules": []}}
-    )
-    await fleet.labelled(node, present=False)
-    await fleet.apply("other")
-    await fleet.loaded(node, name="other")
+    await fleet.settled(node)
+    before = _without_times(await fleet.state(node))
+    status = f"{STATES}/{node.name}/status"
+    await asyncio.to_thread(fleet.api.merge, status, {"status": falsified})
+    await eventually(lambda: fleet.state(node), lambda state: _without_times(state) == before)
     await fleet.loaded(node)
-    assert node.kernel.loads(fleet.ref()) == 1
+    await fleet.set_parameters("m", "a=1")
+    await eventually(lambda: _parameters(node), lambda parameters: parameters == ("a=1",))
+    await fleet.loaded(node)
+    assert node.kernel.loads(fleet.ref()) == 2
+
+
+def _without_times(state: Object | None) -> Object:
+    status = json.loads(json.dumps((state or {})["status"]))
+    status.get("daemon", {}).pop("since", None)
+    for condition in status.get("conditions") or ():
+        condition.pop("lastTransitionTime", None)
+    return status
+
+
+async def _parameters(node: SimNode) -> tuple[str, ...] | None:
+    return node.kernel.parameters.get("m")
+
+
+async def test_time_that_is_none_is_refused_by_the_server(fleet: Fleet) -> None:
+    node = await fleet.node()
+    await fleet.apply()
+    await fleet.loaded()
+    status = f"{STATES}/{node.name}/status"
+    with pytest.raises(ApiError, match="since"):
+        await asyncio.to_thread(
+            fleet.api.merge, status, {"status": {"daemon": {"since": "yesterday"}}}
+        )
+
+
+async def test_states_conditions_can_be_waited_for(fleet: Fleet) -> None:
+    node = await fleet.node()
+    await fleet.apply()
+    kubectl = fleet.control_plane.cluster.kubectl
+    name = f"nodemodulesstate/{node.name}"
+    await asyncio.to_thread(kubectl, "wait", "--for=condition=Ready", name, "--timeout=30s")
+    state = await fleet.state(node) or {}
+    (ready,) = [each for each in state["status"]["conditions"] if each["type"] == "Ready"]
+    assert ready["observedGeneration"] == state["metadata"]["generation"]
 
 
 async def test_metadata_that_others_put_on_a_state_survives_a_new_plan(fleet: Fleet) -> None:

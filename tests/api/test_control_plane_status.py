@@ -106,6 +106,22 @@ async def test_failure_that_may_pass_is_retried_and_never_stalls(fleet: Fleet) -
     assert node.kernel.loads(fleet.ref()) == 7
 
 
+async def test_failure_for_good_is_told_while_another_module_of_the_node_is_still_tried(
+    fleet: Fleet,
+) -> None:
+    node = await fleet.node()
+    gate = node.kernel.gates[fleet.ref("other")] = asyncio.Event()
+    await fleet.apply("other")
+    _fails_for_good(fleet, node)
+    await fleet.apply()
+    stalled = await fleet.condition("Stalled", reason="NodesFailed")
+    assert "UnknownSymbol" in stalled["message"]
+    state = await fleet.state(node) or {}
+    assert state["status"]["observedGeneration"] < state["metadata"]["generation"]
+    gate.set()
+    await fleet.loaded(node, name="other")
+
+
 @pytest.mark.parametrize("tolerated", ["1", "50%"])
 async def test_tolerated_failures_leave_the_module_ready_and_are_counted(
     fleet: Fleet, tolerated: str

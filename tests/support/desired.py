@@ -69,6 +69,7 @@ REPORTED = st.builds(
     attempts=st.integers(0, 2**32 - 1),
     since_ms=st.integers(0, 2**42),
     error=st.none() | FAILURES,
+    retrying=st.booleans(),
 )
 
 

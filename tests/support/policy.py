@@ -111,6 +111,7 @@ def state(
     reports: tuple[ReportedModule, ...] = (),
     generation: int = 3,
     observed: int | None = None,
+    accepted: int | None = None,
     boot_id: str = BOOT,
     connected: bool = True,
     since: str = CREATED,
@@ -124,6 +125,7 @@ def state(
         modules=modules,
         status=NodeStatus(
             observed_generation=generation if observed is None else observed,
+            accepted_generation=generation if accepted is None else accepted,
             boot_id=boot_id,
             kernel_version=KERNEL,
             daemon=DaemonStatus(connected=connected, since=since),

@@ -8,9 +8,12 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
+
+Time = Annotated[str, "date-time"]
+"""A metav1.Time or MicroTime; the annotation is the format that the API server checks."""
 
 # As Kubernetes' own API spells initialisms.
 _INITIALISMS = {"tls": "TLS"}

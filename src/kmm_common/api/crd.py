@@ -114,6 +114,11 @@ def _state_status() -> Json:
                 "format": "int64",
                 "description": "The newest generation that is carried out, or failed for good.",
             },
+            "acceptedGeneration": {
+                "type": "integer",
+                "format": "int64",
+                "description": "The generation that modules is about: the daemon has it.",
+            },
             "bootId": {"type": "string", "description": "The boot that modules is about."},
             "kernelVersion": {"type": "string", "description": "uname -r."},
             "daemon": {

@@ -78,7 +78,7 @@ class Condition(ApiModel):
     """True, False or Unknown."""
     observed_generation: int = 0
     """metadata.generation that this condition is about."""
-    last_transition_time: str
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When status changed last."""
     reason: Annotated[str, Field(max_length=1024)]
     """PascalCase word for programs."""

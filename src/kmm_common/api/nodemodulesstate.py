@@ -7,12 +7,13 @@ generated from the same dataclasses (kmm_common.api.crd).
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from kmm_common.api.codec import from_json, to_json
+from kmm_common.api.codec import Time, from_json, to_json
+from kmm_common.clock import from_rfc3339
 from kmm_common.desired import (
     DesiredModule,
     ModuleFailure,
@@ -32,7 +33,7 @@ class DaemonStatus:
     """False once no replica of the control plane has served the node for a minute."""
     pod_name: str = ""
     version: str = ""
-    since: str = ""
+    since: Time = ""
     """Last change of connected, RFC 3339."""
     instance: str = ""
     """Random per start of the daemon."""
@@ -57,10 +58,12 @@ class ModuleStatus:
     """Of the same."""
     attempts: int = 0
     """Failed attempts since the last success or change."""
-    last_transition_time: str = ""
+    last_transition_time: Time = ""
     """Last change of state, RFC 3339, milliseconds."""
     error: ModuleFailure | None = None
     """Why it is not where it should be."""
+    retrying: bool = False
+    """Failed, and the daemon will try again by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ class NodeStatus:
 
     observed_generation: int = UNOBSERVED
     """The newest generation whose steps are all done, or failed for good."""
+    accepted_generation: int = UNOBSERVED
+    """The generation that modules is about: the daemon has journaled it."""
     boot_id: str = ""
     """The boot that modules is about."""
     kernel_version: str = ""
@@ -87,6 +92,9 @@ class NodeStatus:
     daemon: DaemonStatus = DaemonStatus()
     modules: tuple[ReportedModule, ...] = ()
     """Complete: a Module that is missing here has no module in the kernel of that boot."""
+    summary: Summary = Summary()
+    conditions: tuple[Mapping[str, Any], ...] = ()
+    """Of the same modules, as metav1.Condition has them."""
 
 
 def spec_to_json(modules: Iterable[DesiredModule]) -> dict[str, Any]:
@@ -106,27 +114,28 @@ def spec_hash(modules: tuple[DesiredModule, ...]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def status_to_json(status: NodeStatus, *, desired: int) -> dict[str, Any]:
-    """Return the whole status; `desired` is the number of modules in the spec it answers."""
+def status_to_json(status: NodeStatus) -> dict[str, Any]:
+    """Return the whole status."""
     return {
         "observedGeneration": status.observed_generation,
+        "acceptedGeneration": status.accepted_generation,
         "bootId": status.boot_id,
         "kernelVersion": status.kernel_version,
         "daemon": to_json(status.daemon),
         "modules": [_module_to_json(each) for each in status.modules],
-        "summary": summary_to_json(status.modules, desired=desired),
+        "summary": _summary_to_json(status.summary),
+        "conditions": [dict(each) for each in status.conditions],
     }
 
 
-def summary_to_json(modules: Iterable[ReportedModule], *, desired: int) -> dict[str, Any]:
-    """Return status.summary: always all three counters, for the printer columns."""
-    counted = summary(modules, desired=desired)
+def _summary_to_json(counted: Summary) -> dict[str, Any]:
+    # Always all three counters, for the printer columns.
     numbers = {"desired": counted.desired, "loaded": counted.loaded, "failed": counted.failed}
     return {**numbers, "error": counted.error} if counted.error else numbers
 
 
 def summary(modules: Iterable[ReportedModule], *, desired: int) -> Summary:
-    """Count what the printer columns show."""
+    """Count what the printer columns show; `desired` is the number of modules in the spec."""
     modules = tuple(modules)
     failed = [each for each in modules if each.state is ModuleState.FAILED]
     errors = [f"{each.ref}: {each.error.reason}" for each in failed if each.error is not None]
@@ -139,14 +148,23 @@ def summary(modules: Iterable[ReportedModule], *, desired: int) -> Summary:
 
 
 def status_from_json(status: Mapping[str, Any] | None) -> NodeStatus:
-    """Return a status; the default one where there is none. Raises KeyError or ValueError."""
+    """Return a status; the default one where there is none.
+
+    Raises KeyError, TypeError or ValueError: for want of a field, or for a time that is none.
+    """
     status = status or {}
+    daemon = from_json(DaemonStatus, status.get("daemon") or {})
+    if daemon.since:
+        from_rfc3339(daemon.since)
     return NodeStatus(
         observed_generation=status.get("observedGeneration", UNOBSERVED),
+        accepted_generation=status.get("acceptedGeneration", UNOBSERVED),
         boot_id=status.get("bootId", ""),
         kernel_version=status.get("kernelVersion", ""),
-        daemon=from_json(DaemonStatus, status.get("daemon") or {}),
+        daemon=daemon,
         modules=tuple(_module_from_json(each) for each in status.get("modules") or ()),
+        summary=from_json(Summary, status.get("summary") or {}),
+        conditions=tuple(status.get("conditions") or ()),
     )
 
 
@@ -163,6 +181,7 @@ def _module_to_json(module: ReportedModule) -> dict[str, Any]:
             attempts=module.attempts,
             last_transition_time=_moment(module.since_ms),
             error=None if module.error is None else module.error.bounded(),
+            retrying=module.retrying,
         )
     )
 
@@ -180,12 +199,8 @@ def _module_from_json(content: Mapping[str, Any]) -> ReportedModule:
         attempts=status.attempts,
         since_ms=_milliseconds(status.last_transition_time),
         error=status.error,
+        retrying=status.retrying,
     )
-
-
-def without_times(modules: Iterable[ReportedModule]) -> tuple[ReportedModule, ...]:
-    """Return the modules as if nothing ever changed: for telling whether something did."""
-    return tuple(replace(each, since_ms=0) for each in modules)
 
 
 def _moment(milliseconds: int) -> str:
@@ -196,4 +211,4 @@ def _moment(milliseconds: int) -> str:
 
 
 def _milliseconds(moment: str) -> int:
-    return round(datetime.fromisoformat(moment).timestamp() * 1000) if moment else 0
+    return round(from_rfc3339(moment).timestamp() * 1000) if moment else 0

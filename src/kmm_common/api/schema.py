@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 
 _KEPT = (
     "type",
+    "format",
     "description",
     "enum",
     "pattern",
@@ -45,7 +46,7 @@ def of_model(model: type[BaseModel]) -> Schema:
 
 def of_dataclass(cls: type[Any]) -> Schema:
     """Return the schema of a dataclass as kmm_common.api.codec writes it."""
-    texts, hints = attribute_docstrings(cls), typing.get_type_hints(cls)
+    texts, hints = attribute_docstrings(cls), typing.get_type_hints(cls, include_extras=True)
     properties: Schema = {}
     for plan in field_plans(cls):
         described = {"description": texts[plan.name]} if plan.name in texts else {}
@@ -72,6 +73,8 @@ def attribute_docstrings(cls: type[Any]) -> Mapping[str, str]:
 
 def _of_hint(hint: Any) -> Schema:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return {**_of_hint(arguments[0]), "format": arguments[1]}
     if origin is types.UnionType:
         return _of_hint(next(each for each in arguments if each is not type(None)))
     if origin is tuple:

@@ -101,6 +101,7 @@ def reported_to_message(module: ReportedModule) -> pb.ModuleReport:
         attempts=module.attempts,
         since_ms=module.since_ms,
         error=_failure_to_message(module.error),
+        retrying=module.retrying,
     )
 
 
@@ -124,6 +125,7 @@ def reported_from_message(message: pb.ModuleReport) -> ReportedModule:
         attempts=message.attempts,
         since_ms=message.since_ms,
         error=_failure_from_message(message.error),
+        retrying=message.retrying,
     )
 
 

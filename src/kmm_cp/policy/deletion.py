@@ -6,9 +6,12 @@ from datetime import datetime, timedelta
 
 from kmm_common.api.module import Module
 from kmm_common.api.names import Reason
+from kmm_common.clock import from_rfc3339
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.truth import Truth, truth_of
 from kmm_cp.policy.values import Node, NodeState
+
+_NOT_ACCEPTED = "its daemon has not said yet what it has without the Module"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ def waits_for(
 
     Every spec must be without the Module. Its unload is waited for on connected nodes only: the
     others (gone, booted since, disconnected for longer than the limit) unload on their return.
+    A report that omits the Module counts once it is about the spec without it: until then the
+    daemon may be bringing the Module.
     """
     given_up = now - timedelta(seconds=disconnected_seconds)
     found = (
@@ -51,19 +56,24 @@ def _wait(
     if state.entry(ref):
         message = "its NodeModulesState still has the Module"
         return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+    if not live and _out_of_reach(node, state, given_up):
+        return None
     report = state.report_of(ref)
-    if report is None or truth_of(node, state, live=live) is not Truth.CURRENT:
-        return None
-    if not live and _disconnected_since(state, given_up):
-        return None
-    if report.error:
+    if report is not None and report.error:
         return Wait(node=node.name, reason=report.error.reason, message=report.error.message)
-    message = f"the daemon says {report.state}"
+    if report is None and state.accepted:
+        return None
+    message = f"the daemon says {report.state}" if report else _NOT_ACCEPTED
     return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+
+
+def _out_of_reach(node: Node, state: NodeState, given_up: datetime) -> bool:
+    booted = truth_of(node, state, live=False) is Truth.PAST
+    return booted or _disconnected_since(state, given_up)
 
 
 def _disconnected_since(state: NodeState, given_up: datetime) -> bool:
     daemon = state.daemon
     if daemon.connected:
         return False
-    return not daemon.since or datetime.fromisoformat(daemon.since) <= given_up
+    return not daemon.since or from_rfc3339(daemon.since) <= given_up

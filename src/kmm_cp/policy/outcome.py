@@ -125,12 +125,13 @@ def _wanted(outcome: Outcome, wanted: DesiredModule | TerminalError, sight: Sigh
 
 
 def _unfinished(outcome: Outcome, wanted: DesiredModule, sight: Sight) -> Outcome:
-    """A failure is for good only if the daemon says that it is done with this very spec."""
+    """A failure is for good only if it is this very spec's and the daemon tries no more."""
     report = sight.report(wanted.ref)
     if report is None or report.uid != wanted.uid or report.error is None:
         return outcome
     note = f"{report.error.reason}: {report.error.message}"
-    final = report.state is ModuleState.FAILED and sight.state and sight.state.settled
+    failed = report.state is ModuleState.FAILED and not report.retrying
+    final = failed and sight.state is not None and sight.state.accepted
     return replace(outcome, kind=Kind.FAILED if final else Kind.COMING, note=note)
 
 

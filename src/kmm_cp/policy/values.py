@@ -112,7 +112,7 @@ class NodeState:
             metadata=metadata,
             modules=modules,
             intact=written == spec_hash(modules),
-            status=status_from_json(state.get("status")),
+            status=_readable_status(state.get("status")),
         )
 
     @property
@@ -128,6 +128,12 @@ class NodeState:
         """All steps towards this spec are done, or failed for good."""
         return self.status.observed_generation >= self.generation > 0
 
+    @property
+    def accepted(self) -> bool:
+        """What the status says of the Modules is about this spec; its steps may not be done."""
+        status = self.status
+        return max(status.accepted_generation, status.observed_generation) >= self.generation > 0
+
     def entry(self, ref: ModuleRef) -> DesiredModule | None:
         """Return what is desired of a Module."""
         return next((module for module in self.modules if module.ref == ref), None)
@@ -135,6 +141,14 @@ class NodeState:
     def report_of(self, ref: ModuleRef) -> ReportedModule | None:
         """Return what the daemon said of a Module last, in whichever boot."""
         return next((module for module in self.status.modules if module.ref == ref), None)
+
+
+def _readable_status(status: Mapping[str, Any] | None) -> NodeStatus:
+    """Return the default where somebody has put what nobody can read: the node will say it anew."""
+    try:
+        return status_from_json(status)
+    except (KeyError, TypeError, ValueError):
+        return NodeStatus()
 
 
 def _taint(taint: Mapping[str, Any]) -> Taint:

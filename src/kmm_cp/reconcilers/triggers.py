@@ -60,8 +60,12 @@ class Triggers:
         priority = _priority(change)
         for queue in (self.node_queue, self.label_queue, self.connection_queue):
             queue.add(change.key, priority)
-        for ref in _refs(change.old) | _refs(change.new):
-            self._module_may_have_changed(str(ref), priority)
+        refs = {str(ref) for ref in _refs(change.old) | _refs(change.new)}
+        if _accepts(change):
+            # A Module that waits for this may be in neither spec nor status any more.
+            refs |= {key for key, module in self.modules.items() if module.deleting}
+        for ref in refs:
+            self._module_may_have_changed(ref, priority)
 
     def namespace_changed(self, change: Change[Mapping[str, str]]) -> None:
         """See to a mark that was there before us, or that somebody set or took away."""
@@ -115,6 +119,12 @@ def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 def _priority(change: Change[Any]) -> Priority:
     return Priority.FRESH if change.fresh else Priority.RESYNC
+
+
+def _accepts(change: Change[NodeState]) -> bool:
+    """Tell whether a daemon has just said that its status is about the current spec."""
+    new, old = change.new, change.old
+    return new is not None and new.accepted and not (old is not None and old.accepted)
 
 
 def _differs(old: Node | None, new: Node | None) -> bool:

@@ -112,7 +112,7 @@ def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
             notifier.changed(
                 change.key, uid=new.uid, generation=new.generation, modules=new.modules
             )
-        status.observed(change.key, new.status.daemon)
+        status.observed(change.key, new.status)
 
     caches.states.add_handler(changed)
 

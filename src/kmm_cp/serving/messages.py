@@ -40,13 +40,16 @@ def greeting(request: pb.WatchRequest) -> Greeting:
 
 def report(message: pb.StateReport) -> Report:
     """Return what a daemon says about its Modules."""
-    if message.observed_generation < 0:
-        raise MessageError("StateReport.observed_generation is negative")
+    for name in ("observed_generation", "accepted_generation"):
+        if getattr(message, name) < 0:
+            raise MessageError(f"StateReport.{name} is negative")
     return Report(
         sequence=message.sequence,
         uid=_text("uid", message.uid),
         observed_generation=message.observed_generation,
         modules=convert.modules_from_messages(message.modules),
+        accepted_uid=_text("accepted_uid", message.accepted_uid),
+        accepted_generation=message.accepted_generation,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from grpclib.const import Status
 
-from kmm_common.api.nodemodulesstate import DaemonStatus
+from kmm_common.api.nodemodulesstate import NodeStatus
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.errors import KmmError, TransientError
@@ -24,7 +24,9 @@ from kmm_cp.serving.values import Report
 logger = logging.getLogger(__name__)
 
 PASSING_SECONDS = 3.0
-"""How long a state that may pass is held back."""
+"""How long a state that may pass is held back: a small image's pull and load are one write."""
+GAP_SECONDS = 1.0
+"""How long the ready label may outlast the module that a reload has taken out."""
 CONCURRENT_WRITES = 16
 """More gain nothing at the API server."""
 CLAIM_ATTEMPTS = 5
@@ -92,12 +94,12 @@ class StatusWriter:
             record.closed = True
             self._touch(record)
 
-    def observed(self, node: str, daemon: DaemonStatus) -> None:
-        """Told by the informer's handler; a live session that is called away is claimed again."""
+    def observed(self, node: str, status: NodeStatus) -> None:
+        """Told by the informer's handler; what others have put there is looked into at once."""
         record = self._records.get(node)
         if record is None or record.closed or not record.uid:
             return
-        if daemon.instance == record.instance and not daemon.connected:
+        if record.differs(status):
             record.reclaim = True
             self._touch(record)
 
@@ -123,14 +125,20 @@ class StatusWriter:
         raise TransientError(f"the status of {session.node} cannot be claimed", reason="Conflict")
 
     async def _claim(self, record: Record, raw: RawStatus) -> bool:
-        newest, wanted = record.newest, record.wanted()
-        daemon = record.daemon(since=self._clock.now())
-        patch = status_patch.claim(raw, uid=record.uid, daemon=daemon, wanted=wanted)
+        newest, wanted, now = record.newest, record.wanted(), self._clock.now()
+        conditions = record.timed(wanted, now)
+        patch = status_patch.claim(
+            raw,
+            uid=record.uid,
+            daemon=record.daemon(since=now),
+            wanted=wanted,
+            conditions=conditions,
+        )
         try:
             await self._patch(record, patch)
         except (InvalidError, NotFoundError):
             return False
-        self._written(record, wanted, newest.sequence)
+        self._written(record, wanted, conditions, newest.sequence)
         return True
 
     async def _write_out(self, record: Record) -> None:
@@ -156,10 +164,17 @@ class StatusWriter:
             del self._records[record.node]
 
     async def _let_pass(self, record: Record) -> None:
-        """Hold back a state that is likely to be over soon: a pull, a load."""
+        """Hold back a state that is likely to be over soon: a pull, a load, a reload's gap."""
         end = self._clock.monotonic() + PASSING_SECONDS
-        while status_patch.passing(record.written, record.newest) and not record.closed:
-            left = end - self._clock.monotonic()
+        gap_end: float | None = None
+        while not (record.closed or record.reclaim):
+            written, wanted = record.written, record.wanted()
+            if not status_patch.passing(written, wanted):
+                return
+            now = self._clock.monotonic()
+            in_gap = status_patch.in_gap(written, wanted)
+            gap_end = (gap_end or now + GAP_SECONDS) if in_gap else None
+            left = (gap_end or end) - now
             if left <= 0:
                 return
             record.news.clear()
@@ -172,9 +187,11 @@ class StatusWriter:
         newest, wanted = record.newest, record.wanted()
         if wanted in (record.written, record.refused):
             return
+        conditions = record.timed(wanted, self._clock.now())
         patch = status_patch.update(
             record.written,
             wanted,
+            conditions=conditions,
             uid=record.uid,
             instance=record.instance,
             before=record.sequence,
@@ -187,10 +204,15 @@ class StatusWriter:
         except InvalidError as error:
             await self._settle(record, wanted, error)
         else:
-            self._written(record, wanted, newest.sequence)
+            self._written(record, wanted, conditions, newest.sequence)
 
     async def _reclaim(self, record: Record) -> None:
+        """Somebody may have changed the status: see that it says again what the daemon says."""
         record.reclaim = False
+        found = await self._read(record.node)
+        if found is not None and record.is_of_another(found.get("status") or {}):
+            self._superseded(record)
+            return
         claim = await self.claim(record.session, record.uid)
         if claim is Claim.LOST:
             self._superseded(record)
@@ -206,6 +228,9 @@ class StatusWriter:
         raw = found.get("status") or {}
         if not record.is_of(raw):
             self._superseded(record)
+            return
+        if not record.holds(raw):
+            record.reclaim = True
             return
         record.take_over(record.uid, found)
         if record.sequence == sequence:
@@ -228,8 +253,8 @@ class StatusWriter:
         except NotFoundError:
             return None
 
-    def _written(self, record: Record, wanted: Json, sequence: int) -> None:
-        record.written, record.sequence = wanted, sequence
+    def _written(self, record: Record, wanted: Json, conditions: list[Json], sequence: int) -> None:
+        record.written, record.conditions, record.sequence = wanted, conditions, sequence
         fields = {"node": record.node, "instance": record.instance, "sequence": sequence}
         log(logger, logging.INFO, Fact.PERSISTED, **fields)
 

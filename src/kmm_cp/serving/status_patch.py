@@ -1,6 +1,7 @@
 """What is to be written into a NodeModulesState's status, and under which conditions: pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from kmm_common.api.codec import to_json
@@ -10,48 +11,109 @@ from kmm_common.api.nodemodulesstate import (
     NodeStatus,
     status_from_json,
     status_to_json,
+    summary,
 )
+from kmm_common.clock import rfc3339
 from kmm_common.desired import ModuleRef, ModuleState, ReportedModule
+from kmm_cp.policy.conditions import Condition
+from kmm_cp.policy.node_conditions import node_conditions
 from kmm_cp.serving.sessions import Session
 from kmm_cp.serving.values import Report
 
 Json = dict[str, Any]
 
+_SINCE = "lastTransitionTime"
+_OF_ACCEPTANCE = {"acceptedGeneration", "conditions"}
+"""What changes when a daemon has a new spec and has done nothing about it yet."""
 _PASSING = {ModuleState.PULLING, ModuleState.LOADING, ModuleState.UNLOADING}
 
 
 def content(session: Session, report: Report, *, uid: str, desired: int) -> Json:
-    """Return the status that a report stands for, without its daemon part."""
+    """Return the status that a report stands for, as content_of() gives it."""
     observed = report.observed_generation if report.uid == uid else UNOBSERVED
-    status = NodeStatus(
-        observed_generation=observed,
-        boot_id=session.greeting.boot_id,
-        kernel_version=session.greeting.kernel_version,
-        modules=report.modules,
+    accepted = report.accepted_generation if report.accepted_uid == uid else UNOBSERVED
+    conditions = node_conditions(report.modules, settled=observed >= max(accepted, 1))
+    generation = max(observed, accepted, 0)
+    return content_of(
+        NodeStatus(
+            observed_generation=observed,
+            accepted_generation=accepted,
+            boot_id=session.greeting.boot_id,
+            kernel_version=session.greeting.kernel_version,
+            modules=report.modules,
+            summary=summary(report.modules, desired=desired),
+            conditions=tuple(_condition(each, generation) for each in conditions),
+        )
     )
-    written = status_to_json(status, desired=desired)
+
+
+def content_of(status: NodeStatus) -> Json:
+    """Return a status without its daemon part and the times of its conditions.
+
+    When a condition changed last depends on what was written before.
+    """
+    written = status_to_json(status)
     del written["daemon"]
+    for condition in written["conditions"]:
+        condition.pop(_SINCE, None)
     return written
 
 
 def persisted_content(raw: Mapping[str, Any]) -> Json:
-    """Return the same part of a status that was read, spelled as content() spells it.
+    """Return content_of() a status that was read.
 
-    Empty for one that nobody of us has written: then everything is to be written.
+    Empty for one that cannot be read: then everything is to be written.
     """
+    return content_of(status_from_json(raw)) if readable(raw) else {}
+
+
+def readable(raw: Mapping[str, Any]) -> bool:
+    """Tell whether a status is one that we may have written."""
     try:
-        status = status_from_json(raw)
-        written = status_to_json(status, desired=raw["summary"]["desired"])
+        status_from_json(raw)
     except (KeyError, TypeError, ValueError):
-        return {}
-    del written["daemon"]
-    return written
+        return False
+    return True
 
 
-def passing(written: Json, report: Report) -> bool:
+def _condition(condition: Condition, generation: int) -> Json:
+    return {
+        "type": condition.type.value,
+        "status": str(condition.status),
+        "observedGeneration": generation,
+        "reason": str(condition.reason),
+        "message": condition.message,
+    }
+
+
+def timed(
+    conditions: Iterable[Json], before: Iterable[Mapping[str, Any]], now: datetime
+) -> list[Json]:
+    """Return conditions with the time of the last change of their status."""
+    since = {(each["type"], each["status"]): each[_SINCE] for each in before}
+    return [
+        {**each, _SINCE: since.get((each["type"], each["status"]), rfc3339(now))}
+        for each in conditions
+    ]
+
+
+def passing(written: Json, wanted: Json) -> bool:
     """Tell whether a change is only on its way to another one that may come soon."""
+    if written and {"acceptedGeneration"} <= _changed(written, wanted) <= _OF_ACCEPTANCE:
+        return True
     before = {module.ref: module for module in status_from_json(written).modules}
-    return any(_passes(module, before) for module in report.modules)
+    return any(_passes(module, before) for module in status_from_json(wanted).modules)
+
+
+def in_gap(written: Json, wanted: Json) -> bool:
+    """Tell whether a module has left the kernel, perhaps only for the time of its reload."""
+    inside = {each.ref for each in status_from_json(wanted).modules if each.in_kernel}
+    before = status_from_json(written).modules
+    return any(each.in_kernel and each.ref not in inside for each in before)
+
+
+def _changed(written: Json, wanted: Json) -> set[str]:
+    return {key for key, value in wanted.items() if written.get(key) != value}
 
 
 def _passes(module: ReportedModule, before: Mapping[ModuleRef, ReportedModule]) -> bool:
@@ -61,10 +123,18 @@ def _passes(module: ReportedModule, before: Mapping[ModuleRef, ReportedModule]) 
     return waits or module.state in _PASSING
 
 
-def claim(raw: Mapping[str, Any], *, uid: str, daemon: DaemonStatus, wanted: Json) -> list[Json]:
+def claim(
+    raw: Mapping[str, Any],
+    *,
+    uid: str,
+    daemon: DaemonStatus,
+    wanted: Json,
+    conditions: list[Json],
+) -> list[Json]:
     """Return the patch by which a session becomes the one who writes a status.
 
     `raw` is the status as it was read: whoever else claims it meanwhile makes the patch fail.
+    `conditions` are those of `wanted`, with their times.
     """
     before = raw.get("daemon")
     if before and before.get("instance"):
@@ -76,20 +146,31 @@ def claim(raw: Mapping[str, Any], *, uid: str, daemon: DaemonStatus, wanted: Jso
     return [
         _test("/metadata/uid", uid),
         *tests,
-        *(_add(key, value) for key, value in wanted.items()),
+        *(_add(key, value) for key, value in {**wanted, "conditions": conditions}.items()),
         _add("daemon", said),
     ]
 
 
 def update(
-    written: Json, wanted: Json, *, uid: str, instance: str, before: int, sequence: int
+    written: Json,
+    wanted: Json,
+    *,
+    conditions: list[Json],
+    uid: str,
+    instance: str,
+    before: int,
+    sequence: int,
 ) -> list[Json]:
-    """Return the patch for a newer report of the instance that holds the claim."""
+    """Return the patch for a newer report of the instance that holds the claim.
+
+    `conditions` are those of `wanted`, with their times.
+    """
+    values = {**wanted, "conditions": conditions}
     return [
         _test("/metadata/uid", uid),
         _test("/status/daemon/instance", instance),
         _test("/status/daemon/sequence", before),
-        *(_add(key, value) for key, value in wanted.items() if written.get(key) != value),
+        *(_add(key, values[key]) for key in wanted if key in _changed(written, wanted)),
         _add("daemon/sequence", sequence),
     ]
 

@@ -1,16 +1,22 @@
 """What is known of the status of one session's node: what was reported, what is written."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from kmm_common.api.nodemodulesstate import DaemonStatus
+from kmm_common.api.nodemodulesstate import DaemonStatus, NodeStatus
 from kmm_common.clock import rfc3339
-from kmm_cp.serving import status_patch
 from kmm_cp.serving.sessions import Session
-from kmm_cp.serving.status_patch import Json
+from kmm_cp.serving.status_patch import (
+    Json,
+    content,
+    content_of,
+    persisted_content,
+    readable,
+    timed,
+)
 from kmm_cp.serving.values import Report
 
 RawStatus = Mapping[str, Any]
@@ -27,7 +33,9 @@ class Record:
     """Of the NodeModulesState that the session has claimed."""
     desired: int = 0
     written: Json = field(default_factory=dict)
-    """What the API server holds."""
+    """What the API server holds, as status_patch.content_of() gives it."""
+    conditions: Sequence[Mapping[str, Any]] = ()
+    """Of the same, with their times."""
     sequence: int = 0
     """Of the report that is written."""
     refused: Json | None = None
@@ -50,13 +58,15 @@ class Record:
         target = self.session.mailbox.target
         if target is not None and target.uid == self.uid:
             self.desired = len(target.modules)
-        return status_patch.content(self.session, self.newest, uid=self.uid, desired=self.desired)
+        return content(self.session, self.newest, uid=self.uid, desired=self.desired)
 
     def dirty(self) -> bool:
         """Tell whether anything is to be written."""
-        if not self.uid or self.newest.sequence < self.sequence:
+        if not self.uid or self.reclaim:
+            return bool(self.uid)
+        if self.newest.sequence < self.sequence:
             return False
-        return self.reclaim or self.wanted() not in (self.written, self.refused)
+        return self.wanted() not in (self.written, self.refused)
 
     def daemon(self, *, since: datetime) -> DaemonStatus:
         """Return what a claim says of the session's daemon."""
@@ -74,7 +84,8 @@ class Record:
         raw = found.get("status") or {}
         self.uid = uid
         self.desired = len((found.get("spec") or {}).get("modules") or ())
-        self.written = status_patch.persisted_content(raw)
+        self.written = persisted_content(raw)
+        self.conditions = raw.get("conditions") or () if self.written else ()
         self.sequence = raw["daemon"].get("sequence", 0) if self.is_of(raw) else 0
 
     def is_of(self, raw: RawStatus) -> bool:
@@ -82,8 +93,30 @@ class Record:
         return _instance(raw) == self.instance
 
     def holds(self, raw: RawStatus) -> bool:
-        """Tell whether a status is this instance's already, and says so."""
-        return self.is_of(raw) and bool((raw.get("daemon") or {}).get("connected"))
+        """Tell whether a status is this instance's already, and says only what it can have said."""
+        daemon = raw.get("daemon") or {}
+        said = daemon.get("sequence", 0) <= self.newest.sequence
+        return self.is_of(raw) and bool(daemon.get("connected")) and said and readable(raw)
+
+    def differs(self, status: NodeStatus) -> bool:
+        """Tell whether a status that a watch shows is not what this session wrote.
+
+        The watch is behind or, while a write has no answer yet, ahead: then it proves nothing.
+        """
+        daemon = status.daemon
+        if daemon.instance != self.instance or not daemon.connected:
+            return True
+        if daemon.sequence != self.sequence:
+            return daemon.sequence > self.newest.sequence
+        return content_of(status) != self.written
+
+    def is_of_another(self, raw: RawStatus) -> bool:
+        """Tell whether another daemon speaks for the node."""
+        return _instance(raw) not in ("", self.instance)
+
+    def timed(self, wanted: Json, now: datetime) -> list[Json]:
+        """Return the conditions of what is to be written with their times."""
+        return timed(wanted["conditions"], self.conditions, now)
 
     def was_taken(self, seen: RawStatus, raw: RawStatus) -> bool:
         """Tell whether yet another instance has claimed a status since it was seen."""

@@ -36,6 +36,9 @@ class Report:
     uid: str
     observed_generation: int
     modules: tuple[ReportedModule, ...]
+    accepted_uid: str = ""
+    accepted_generation: int = 0
+    """The desired state that modules is about; of older daemons unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,8 @@ def state_report(report: StateReport) -> pb.StateReport:
         uid=report.uid,
         observed_generation=report.observed_generation,
         modules=[convert.reported_to_message(module) for module in report.modules],
+        accepted_uid=report.accepted_uid,
+        accepted_generation=report.accepted_generation,
     )
 
 

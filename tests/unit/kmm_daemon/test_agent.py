@@ -77,7 +77,9 @@ async def test_failed_load_is_tried_again_with_growing_delays(node: Node) -> Non
     assert said is not None and said.error is not None
     assert (said.state, said.in_kernel, said.attempts) == (ModuleState.FAILED, False, 1)
     assert said.error.reason == Reason.DEVICE_ERROR
+    assert said.retrying
     assert node.agent.reports.latest.observed_generation == 0
+    assert node.agent.reports.latest.accepted_generation == 1
     await node.clock.advance(7)
     assert node.kernel.loads(ref()) == 1
     await node.clock.advance(4)
@@ -100,6 +102,35 @@ async def test_final_failure_waits_for_another_entry(node: Node) -> None:
     await node.want(desired(parameters=("good=1",)))
     assert node.kernel.loads(ref()) == 2
     assert node.kernel.parameters["m"] == ("good=1",)
+
+
+async def test_every_failure_says_for_itself_whether_it_is_tried_again(node: Node) -> None:
+    node.kernel.failing[ref()] = deque([failure(Reason.UNKNOWN_SYMBOL, retry=False)])
+    node.kernel.failing[ref("other")] = deque([failure(Reason.DEVICE_ERROR)])
+    await node.want(desired(), desired("other"))
+    said = {each.name: each for each in node.agent.reports.latest.modules}
+    assert {name: each.state for name, each in said.items()} == {
+        "m": ModuleState.FAILED,
+        "other": ModuleState.FAILED,
+    }
+    assert {name: each.retrying for name, each in said.items()} == {"m": False, "other": True}
+
+
+async def test_report_tells_of_a_spec_without_a_module_before_its_load_is_over(
+    node: Node,
+) -> None:
+    """Only what is said after that proves that the Module is not in the kernel."""
+    gate = node.kernel.gates[ref()] = asyncio.Event()
+    await node.want(desired())
+    await node.want()
+    latest = node.agent.reports.latest
+    assert (latest.accepted_uid, latest.accepted_generation) == ("nms-1", 2)
+    assert [(each.name, each.state) for each in latest.modules] == [("m", ModuleState.LOADING)]
+    assert latest.observed_generation == 0
+    gate.set()
+    await node.clock.advance(0)
+    assert node.agent.reports.latest.modules == ()
+    assert node.agent.reports.latest.observed_generation == 2
 
 
 async def test_load_that_fails_after_the_unload_leaves_nothing_in_the_kernel(node: Node) -> None:

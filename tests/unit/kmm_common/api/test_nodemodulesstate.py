@@ -1,18 +1,22 @@
 """Spec and status keep everything on their way through JSON, and no more than is set."""
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kmm_common.api.nodemodulesstate import (
     DaemonStatus,
     NodeStatus,
+    Summary,
     spec_from_json,
     spec_hash,
     spec_to_json,
     status_from_json,
     status_to_json,
+    summary,
 )
 from kmm_common.desired import (
     DesiredModule,
@@ -41,10 +45,31 @@ def test_spec_comes_back_ordered_and_whole(modules: list[DesiredModule]) -> None
         kernel_version=TEXT,
         daemon=st.builds(DaemonStatus, connected=st.booleans(), sequence=st.integers(0, 9)),
         modules=st.lists(bounded, max_size=3).map(tuple),
+        summary=st.builds(Summary, desired=st.integers(0, 9), error=TEXT),
+        conditions=st.just(({"type": "Ready", "status": "True"},)),
     )
 )
 def test_status_comes_back_whole(status: NodeStatus) -> None:
-    assert status_from_json(status_to_json(status, desired=1)) == status
+    assert status_from_json(status_to_json(status)) == status
+
+
+TIMED = {"lastTransitionTime": "soon"}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"daemon": {"since": "yesterday"}},
+        {"daemon": {"since": "2026-11-25T10:00:00"}},
+        {"modules": [{"namespace": "n", "name": "m", "uid": "u", "state": "Loaded"} | TIMED]},
+        {"modules": [{"namespace": "n", "name": "m", "uid": "u", "state": "Lost"}]},
+        {"modules": [{"namespace": "n"}]},
+    ],
+    ids=["no time", "no zone", "module", "state", "field"],
+)
+def test_what_is_no_status_is_refused(status: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        status_from_json(status)
 
 
 def test_a_missing_status_is_unobserved() -> None:
@@ -69,7 +94,7 @@ def test_the_first_failure_and_the_counts_are_summarised() -> None:
             ("b", ModuleState.FAILED, error),
         ]
     )
-    written = status_to_json(NodeStatus(modules=modules), desired=2)
+    written = status_to_json(NodeStatus(summary=summary(modules, desired=2)))
     assert written["summary"] == {"desired": 2, "loaded": 1, "failed": 1, "error": "ns/b: InUse"}
 
 

@@ -87,6 +87,38 @@ def test_a_node_that_has_said_nothing_yet_is_not_waited_for():
     assert waited(state(boot_id="", connected=False)) == ()
 
 
+@pytest.mark.parametrize(
+    ("accepted", "observed", "waits"),
+    [(2, 2, True), (-1, -1, True), (3, 2, False), (-1, 3, False)],
+)
+def test_a_report_about_an_older_spec_does_not_say_that_nothing_is_loaded(
+    accepted, observed, waits
+):
+    """The daemon may have begun to load what it was told before."""
+    message = "its daemon has not said yet what it has without the Module"
+    wait = Wait(node="node-1", reason="WaitingForUnload", message=message)
+    nms = state(accepted=accepted, observed=observed)
+    assert waited(nms) == ((wait,) if waits else ())
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_status_that_somebody_blanked_is_waited_for_while_a_session_stands(live):
+    nms = state(boot_id="", connected=False, since="", accepted=-1, observed=-1)
+    assert bool(waited(nms, live=["node-1"] if live else [])) is live
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ({"connected": False, "since": ago(299)}, True),
+        ({"connected": False, "since": ago(300)}, False),
+        ({"boot_id": "old"}, False),
+    ],
+)
+def test_a_node_that_is_away_need_not_accept_the_spec_forever(changes, waits):
+    assert bool(waited(state(accepted=2, observed=2, **changes))) is waits
+
+
 def test_nodes_are_named_in_order():
     names = ["b", "c", "a"]
     found = waited(

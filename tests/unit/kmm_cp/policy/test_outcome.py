@@ -31,7 +31,8 @@ def outcome(nms=None, *, kmod=None, on=None, live=True):
     return outcome_of(kmod, Entries(kmod), Sight(node=on or node(), state=nms, live=live), NOW)
 
 
-RETRYING = replace(failed(WANTED), state=ModuleState.FAILED)
+RETRYING = replace(failed(WANTED), retrying=True)
+NOTE = "ImageNotFound: no such tag"
 PULLING = loaded(WANTED, state=ModuleState.PULLING, in_kernel=False)
 MISMATCH = replace(
     PULLING,
@@ -49,11 +50,13 @@ MISMATCH = replace(
         (state(WANTED, reports=(loaded(WANTED),)), Kind.LOADED, ""),
         (state(WANTED, reports=(PULLING,)), Kind.COMING, ""),
         (state(WANTED, reports=(failed(WANTED),)), Kind.FAILED, "ImageNotFound: no such tag"),
-        (
-            state(WANTED, reports=(RETRYING,), observed=2),
-            Kind.COMING,
-            "ImageNotFound: no such tag",
-        ),
+        (state(WANTED, reports=(RETRYING,), observed=2), Kind.COMING, NOTE),
+        # Another Module of the node is unfinished: that says nothing about this one.
+        (state(WANTED, reports=(failed(WANTED),), observed=2), Kind.FAILED, NOTE),
+        # A failure of an older spec, which the daemon may not repeat with this one.
+        (state(WANTED, reports=(failed(WANTED),), observed=2, accepted=2), Kind.COMING, NOTE),
+        # An older daemon says no more than that it is done.
+        (state(WANTED, reports=(failed(WANTED),), accepted=-1), Kind.FAILED, NOTE),
         (
             state(WANTED, reports=(MISMATCH,)),
             Kind.COMING,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kmm_common.api.names import SPEC_HASH_ANNOTATION
-from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json, status_to_json
+from kmm_common.api.nodemodulesstate import NodeStatus, spec_hash, spec_to_json, status_to_json
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.values import Node, NodeState, Taint
 from support.policy import NOW, entry, loaded, node, state
@@ -103,12 +103,17 @@ def test_a_node_modules_state_is_decoded():
     given = {
         "metadata": metadata,
         "spec": spec_to_json(expected.modules),
-        "status": status_to_json(expected.status, desired=1),
+        "status": status_to_json(expected.status),
     }
     decoded = NodeState.from_object(given)
     assert decoded == replace(expected, metadata=metadata)
     assert decoded.resource_version == "9"
     assert decoded.daemon.connected
+
+
+def test_a_status_that_cannot_be_read_is_as_good_as_none():
+    given = {"metadata": {"name": "node-1"}, "status": {"daemon": {"since": "yesterday"}}}
+    assert NodeState.from_object(given).status == NodeStatus()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,16 @@ def test_state_that_loses_a_module_lets_its_deletion_go_on() -> None:
     assert world.set_off()["module"] == {KEY}
 
 
+def test_acceptance_of_a_spec_lets_the_deletion_of_a_module_in_neither_part_go_on() -> None:
+    world = World(DELETED)
+    before, after = state(name="a", accepted=2, observed=2), state(name="a", observed=2)
+    world.triggers.state_changed(change("a", before, after))
+    assert world.set_off()["module"] == {KEY}
+    world = World(DELETED)
+    world.triggers.state_changed(change("a", after, after))
+    assert "module" not in world.set_off()
+
+
 def test_module_that_only_a_state_knows_sets_nothing_off() -> None:
     world = World()
     world.triggers.state_changed(change("a", None, state(WANTED, name="a")))

@@ -151,6 +151,8 @@ async def test_acknowledgement_and_report_arrive(replica: Serving) -> None:
                 sequence=4,
                 uid="nms-1",
                 observed_generation=3,
+                accepted_uid="nms-1",
+                accepted_generation=4,
                 modules=[convert.reported_to_message(reported("one"))],
             )
             await reports.send_message(pb.ReportMessage(state=state), end=True)
@@ -160,6 +162,7 @@ async def test_acknowledgement_and_report_arrive(replica: Serving) -> None:
         assert await stream.recv_message() is None
     node, said = replica.world.reports[-1]
     assert (node, said.sequence, said.modules) == ("a", 4, (reported("one"),))
+    assert (said.accepted_uid, said.accepted_generation) == ("nms-1", 4)
 
 
 async def opened_report(

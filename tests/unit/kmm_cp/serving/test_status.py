@@ -1,21 +1,24 @@
 import asyncio
 import copy
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from grpclib.const import Status
 
-from kmm_common.api.nodemodulesstate import DaemonStatus
+from kmm_common.api.nodemodulesstate import NodeStatus
 from kmm_common.backoff import Backoff
 from kmm_common.desired import ModuleFailure, ModuleState
 from kmm_common.logs import Fact, fields_of
 from kmm_cp.kube.errors import InvalidError, NotFoundError, UnavailableError
 from kmm_cp.kube.resources import Resource
+from kmm_cp.policy.values import NodeState
 from kmm_cp.serving.mailbox import Mailbox
 from kmm_cp.serving.sender import Claim
 from kmm_cp.serving.sessions import Session
-from kmm_cp.serving.status import PASSING_SECONDS, StatusWriter
+from kmm_cp.serving.status import GAP_SECONDS, PASSING_SECONDS, StatusWriter
 from kmm_cp.serving.values import Greeting, Journaled, Report
 from support.certificates import pod_of
 from support.desired import desired, reported
@@ -31,6 +34,7 @@ class Api:
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
         self.writes: list[list[Json]] = []
+        self.reads = 0
         self.away = False
         self.refuses = False
 
@@ -46,6 +50,10 @@ class Api:
         return status
 
     async def get(self, resource: Resource, name: str) -> Json:
+        self.reads += 1
+        return await self._found(name)
+
+    async def _found(self, name: str) -> Json:
         await asyncio.sleep(0)
         if self.away:
             raise UnavailableError("away")
@@ -56,7 +64,7 @@ class Api:
     async def patch_json(
         self, resource: Resource, name: str, operations: list[Json], *, subresource: str
     ) -> Json:
-        found = await self.get(resource, name)
+        found = await self._found(name)
         assert subresource == "status"
         for operation in operations:
             *parents, last = operation["path"].strip("/").split("/")
@@ -107,9 +115,16 @@ class running:  # noqa: N801
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def said(sequence: int, *modules: Any, generation: int = 1, uid: str = "nms-1") -> Report:
+def said(
+    sequence: int, *modules: Any, generation: int = 1, uid: str = "nms-1", accepted: int = 1
+) -> Report:
     return Report(
-        sequence=sequence, uid=uid, observed_generation=generation, modules=tuple(modules)
+        sequence=sequence,
+        uid=uid,
+        observed_generation=generation,
+        modules=tuple(modules),
+        accepted_uid=uid,
+        accepted_generation=accepted,
     )
 
 
@@ -189,6 +204,7 @@ async def test_change_is_one_write_of_what_changed(api: Api, writer: StatusWrite
         "/status/observedGeneration",
         "/status/modules",
         "/status/summary",
+        "/status/conditions",
         "/status/daemon/sequence",
     }
     assert api.status("a")["daemon"]["sequence"] == 2
@@ -221,6 +237,72 @@ async def test_state_that_lasts_is_written_after_a_while(
     assert api.status("a")["modules"][0]["state"] == "Loading"
     await clock.advance(60.0)
     assert len(api.writes) == 2
+
+
+async def test_acceptance_of_a_spec_is_written_with_what_comes_of_it_or_after_a_while(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADED, accepted=2))
+    await clock.advance(PASSING_SECONDS - 0.1)
+    writer.report(session, said(3, LOADED, generation=2, accepted=2))
+    await rest()
+    assert len(api.writes) == 2
+    assert api.status("a")["acceptedGeneration"] == 2
+    writer.report(session, said(4, LOADED, generation=2, accepted=3))
+    await clock.advance(PASSING_SECONDS)
+    assert api.status("a")["acceptedGeneration"] == 3
+    assert api.status("a")["observedGeneration"] == 2
+
+
+async def test_acceptance_of_a_former_object_says_nothing_about_this_one(
+    api: Api, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of(report=said(3, LOADED, accepted=8, uid="former")))
+    assert api.status("a")["acceptedGeneration"] == -1
+
+
+async def test_module_that_is_out_for_a_second_is_told_though_its_load_goes_on(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    await claimed(writer, session)
+    writer.report(session, said(2, replace(LOADING, in_kernel=True), generation=0))
+    await clock.advance(2.5)
+    writer.report(session, said(3, LOADING, generation=0))
+    await clock.advance(GAP_SECONDS - 0.1)
+    assert len(api.writes) == 1, "counted from when the module went out"
+    await clock.advance(0.1)
+    assert "inKernel" not in api.status("a")["modules"][0]
+
+
+async def test_gap_of_a_reload_under_a_second_is_not_told(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADING, generation=0))
+    await clock.advance(GAP_SECONDS - 0.1)
+    writer.report(session, said(3, LOADED, generation=2))
+    await rest()
+    assert len(api.writes) == 2
+    assert all(change["modules"] for change in map(_added, api.writes) if "modules" in change)
+    assert api.status("a")["observedGeneration"] == 2
+
+
+def _added(operations: list[Json]) -> Json:
+    return {one["path"].rpartition("/")[2]: one["value"] for one in operations}
+
+
+async def test_module_that_leaves_while_another_comes_is_told_within_a_second(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    await claimed(writer, session)
+    writer.report(session, said(2, reported("two", ModuleState.LOADING), generation=0))
+    await clock.advance(GAP_SECONDS)
+    assert [one["name"] for one in api.status("a")["modules"]] == ["two"]
 
 
 async def test_failure_and_a_reason_to_wait_are_written_at_once(
@@ -374,13 +456,144 @@ async def test_live_session_that_is_called_away_is_claimed_again(
     session = session_of()
     await claimed(writer, session)
     api.status("a")["daemon"]["connected"] = False
-    writer.observed("a", DaemonStatus(instance="one", connected=False))
-    writer.observed("b", DaemonStatus(instance="one", connected=False))
+    seen = seen_of(api)
+    writer.observed("a", seen)
+    writer.observed("b", seen)
     await rest()
     assert api.status("a")["daemon"]["connected"] is True
-    writer.observed("a", DaemonStatus(instance="one", connected=False))
+    writer.observed("a", seen)
     await rest()
     assert len(api.writes) == 2, "what the cache says late costs nothing"
+
+
+def _forget_a_module(status: Json) -> None:
+    status["modules"] = []
+
+
+def _count_wrongly(status: Json) -> None:
+    status["summary"]["loaded"] = 7
+
+
+def _call_it_ready(status: Json) -> None:
+    status["conditions"][0]["status"] = "Unknown"
+
+
+def _claim_a_boot(status: Json) -> None:
+    status["bootId"] = "another"
+
+
+def _say_too_much(status: Json) -> None:
+    status["daemon"]["sequence"] = 1_000_000
+
+
+def _make_unreadable(status: Json) -> None:
+    status["daemon"]["since"] = "yesterday"
+
+
+def _blank(status: Json) -> None:
+    status.clear()
+
+
+@pytest.mark.parametrize(
+    "falsify",
+    [
+        _forget_a_module,
+        _count_wrongly,
+        _call_it_ready,
+        _claim_a_boot,
+        _say_too_much,
+        _make_unreadable,
+        _blank,
+    ],
+)
+async def test_status_that_somebody_edited_is_put_right_at_once(
+    api: Api, clock: VirtualClock, writer: StatusWriter, falsify: Callable[[Json], None]
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    writer.report(session, said(2, LOADED, generation=2))
+    await rest()
+    before = copy.deepcopy(api.status("a"))
+    await clock.advance(10.0)
+    falsify(api.status("a"))
+    writer.observed("a", seen_of(api))
+    await rest()
+    now = api.status("a")
+    for each in (before, now):
+        each["daemon"].pop("since")
+        for condition in each["conditions"]:
+            condition.pop("lastTransitionTime")
+    assert now == before
+    writer.report(session, said(3, LOADED, generation=3))
+    await rest()
+    assert api.status("a")["observedGeneration"] == 3
+    assert session.ending is None
+
+
+async def test_what_a_watch_says_of_our_own_writes_costs_nothing(
+    api: Api, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    claim = seen_of(api)
+    writer.report(session, said(2, LOADED, generation=2))
+    await rest()
+    reads, update = api.reads, seen_of(api)
+    for seen in (claim, update):
+        writer.observed("a", seen)
+        await rest()
+    assert (api.reads, len(api.writes)) == (reads, 2)
+
+
+async def test_session_of_a_status_that_another_daemon_has_taken_ends(
+    api: Api, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    api.status("a")["daemon"]["instance"] = "two"
+    writer.observed("a", seen_of(api))
+    await rest()
+    assert session.ending is not None
+    assert session.ending.status is Status.ABORTED
+    assert len(api.writes) == 1
+
+
+def seen_of(api: Api) -> NodeStatus:
+    """Return what a watch shows of the status."""
+    found = {"metadata": {"name": "a"}, "status": copy.deepcopy(api.status("a"))}
+    return NodeState.from_object(found).status
+
+
+async def test_condition_keeps_its_time_while_its_status_does(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    await claimed(writer, session)
+    first = conditions_of(api)
+    assert {type_: each["status"] for type_, each in first.items()} == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+    }
+    await clock.advance(60.0)
+    failed = replace(LOADED, state=ModuleState.FAILED, error=ModuleFailure(reason="X", message=""))
+    writer.report(session, said(2, failed))
+    await rest()
+    then = conditions_of(api)
+    assert {type_: each["status"] for type_, each in then.items()} == {
+        "Ready": "False",
+        "Reconciling": "False",
+        "Stalled": "True",
+    }
+    changed = {type_ for type_ in then if then[type_][SINCE] != first[type_][SINCE]}
+    assert changed == {"Ready", "Stalled"}
+
+
+SINCE = "lastTransitionTime"
+
+
+def conditions_of(api: Api) -> dict[str, Json]:
+    return {each["type"]: dict(each) for each in api.status("a")["conditions"]}
 
 
 async def test_last_word_of_a_session_is_written_after_its_end(

@@ -248,6 +248,11 @@ class ModuleReport(betterproto2.Message):
 
     error: "ModuleError | None" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, optional=True)
 
+    retrying: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
+    """
+    FAILED: the daemon will try again by itself.
+    """
+
 
 default_message_pool.register_message("kmm.v1", "ModuleReport", ModuleReport)
 
@@ -387,6 +392,13 @@ class StateReport(betterproto2.Message):
     observed_generation: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
 
     modules: "list[ModuleReport]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    accepted_uid: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    The journaled desired state that this report is about, carried out or not.
+    """
+
+    accepted_generation: "int" = betterproto2.field(6, betterproto2.TYPE_INT64)
 
 
 default_message_pool.register_message("kmm.v1", "StateReport", StateReport)
