@@ -192,10 +192,9 @@ class Serving:
 
     def publish(self, node: str, desired: Target) -> None:
         """Persist a desired state and let the informer know."""
+        before = self.world.cache.get(node)
         self.world.cache[node] = self.world.persisted[node] = desired
-        self.notifier.changed(
-            node, uid=desired.uid, generation=desired.generation, modules=desired.modules
-        )
+        self.notifier.changed(node, before, desired)
 
 
 @asynccontextmanager

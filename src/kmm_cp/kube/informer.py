@@ -92,16 +92,21 @@ class Informer(Generic[T]):
 
     async def run(self) -> None:
         """Keep the cache true, until cancelled."""
+        interrupted = False
         while True:
             try:
                 if not self._position:
                     self._position = await self._list()
                     self.synced.set()
+                elif interrupted:
+                    await self._verify_position()
+                interrupted = False
                 await self._watch()
             except GoneError as error:
                 self._position = ""
                 await self._pause(error)
             except KmmError as error:
+                interrupted = True
                 await self._pause(error)
 
     def observe(self, written: Object) -> None:

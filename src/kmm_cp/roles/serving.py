@@ -7,7 +7,13 @@ from kmm_common.tls import ServerTls, TlsFiles
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.informer import Change
 from kmm_cp.policy.values import NodeState
-from kmm_cp.roles.adapters import ConfigMapWriter, PodCache, SecretReader, StateReader
+from kmm_cp.roles.adapters import (
+    ConfigMapWriter,
+    PodCache,
+    SecretReader,
+    StateReader,
+    target_of,
+)
 from kmm_cp.roles.caches import SERVED_LABELS, Caches
 from kmm_cp.serving.credentials import PullCredentials
 from kmm_cp.serving.fragments import Fragments
@@ -108,14 +114,9 @@ def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
             if old is not None:
                 notifier.deleted(change.key, uid=old.uid)
             return
-        if new.intact and (old is None or _version(old) != _version(new)):
-            notifier.changed(
-                change.key, uid=new.uid, generation=new.generation, modules=new.modules
-            )
+        before, now = target_of(old), target_of(new)
+        if now is not None and now != before:
+            notifier.changed(change.key, before, now)
         status.observed(change.key, new.status)
 
     caches.states.add_handler(changed)
-
-
-def _version(state: NodeState) -> tuple[str, int, bool]:
-    return state.uid, state.generation, state.intact

@@ -45,11 +45,12 @@ class Queue(Generic[K]):
         self._backoff = backoff or Backoff(0.005, 300.0)
         # Insertion order is the order within a priority.
         self._ready: dict[Priority, dict[K, None]] = {priority: {} for priority in Priority}
-        self._due: dict[K, tuple[float, int]] = {}
+        self._due: dict[K, tuple[float, int, Priority]] = {}
         # By moment and number; may hold timers that _due has overtaken, which are skipped.
         self._timers: list[tuple[float, int, K]] = []
         self._timer_number = 0
-        self._in_progress: set[K] = set()
+        self._in_progress: dict[K, Priority] = {}
+        """As what each was handed out."""
         self._dirty: dict[K, Priority] = {}
         self._failures: dict[K, int] = {}
         self._closed = False
@@ -67,7 +68,11 @@ class Queue(Generic[K]):
         self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Hand the key out in so many seconds, or earlier if something else asks for it."""
+        """Hand the key out in so many seconds, or earlier if something else asks for it.
+
+        A key in progress keeps its priority: thousands that fail in a resync stay behind what is
+        fresh.
+        """
         if self._closed or any(key in keys for keys in self._ready.values()):
             return
         due = self._clock.monotonic() + seconds
@@ -82,17 +87,17 @@ class Queue(Generic[K]):
                 raise ClosedError
             self._wake.clear()
             self._promote()
-            for keys in self._ready.values():
+            for priority, keys in self._ready.items():
                 if keys:
                     key = next(iter(keys))
                     del keys[key]
-                    self._in_progress.add(key)
+                    self._in_progress[key] = priority
                     return key
             await self._wait()
 
     def done(self, key: K) -> None:
         """End the key's turn; it is handed out again if it was added meanwhile."""
-        self._in_progress.discard(key)
+        self._in_progress.pop(key, None)
         if key in self._dirty:
             self.add(key, self._dirty.pop(key))
 
@@ -125,7 +130,8 @@ class Queue(Generic[K]):
 
     def _set_timer(self, key: K, due: float) -> None:
         self._timer_number += 1
-        self._due[key] = due, self._timer_number
+        priority = self._in_progress.get(key, Priority.FRESH)
+        self._due[key] = due, self._timer_number, priority
         heapq.heappush(self._timers, (due, self._timer_number, key))
         if len(self._timers) > 2 * len(self._due) + _OVERTAKEN:
             self._timers = [timer for timer in self._timers if self._counts(timer)]
@@ -136,7 +142,7 @@ class Queue(Generic[K]):
         now = self._clock.monotonic()
         while (due := self._next_due()) is not None and due <= now:
             _, _, key = heapq.heappop(self._timers)
-            self.add(key)
+            self.add(key, self._due[key][2])
 
     def _next_due(self) -> float | None:
         while self._timers:
@@ -147,7 +153,7 @@ class Queue(Generic[K]):
 
     def _counts(self, timer: tuple[float, int, K]) -> bool:
         due, number, key = timer
-        return self._due.get(key) == (due, number)
+        return key in self._due and self._due[key][:2] == (due, number)
 
     async def _wait(self) -> None:
         """Wait for an add, or for the earliest key that is due."""

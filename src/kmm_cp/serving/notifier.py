@@ -1,10 +1,14 @@
 """Puts each change of a NodeModulesState into the mailbox of the node's session."""
 
-from collections.abc import Iterable
+import logging
 
-from kmm_common.desired import DesiredModule
+from grpclib.const import Status
+
+from kmm_common.logs import log
 from kmm_cp.serving.sessions import Sessions
 from kmm_cp.serving.values import Target
+
+logger = logging.getLogger(__name__)
 
 
 class Notifier:
@@ -13,17 +17,28 @@ class Notifier:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def changed(
-        self, node: str, *, uid: str, generation: int, modules: Iterable[DesiredModule]
-    ) -> None:
-        """A NodeModulesState is new or has a new spec."""
+    def changed(self, node: str, before: Target | None, now: Target) -> None:
+        """A NodeModulesState is new or has a new spec; `before` is what the cache held of it."""
         session = self._sessions.of(node)
-        if session is not None:
-            target = Target(uid=uid, generation=generation, modules=tuple(modules))
-            session.mailbox.put(target)
+        if session is None:
+            return
+        if before is not None and _went_back(before, now):
+            fields = {"node": node, "uid": now.uid, "generation": now.generation}
+            log(logger, logging.WARNING, "state went back", **fields, known=before.generation)
+            # What the daemon has by now is looked up, and dealt with, when it greets again.
+            session.end(Status.ABORTED, "the NodeModulesState went back in time; connect again")
+            return
+        session.mailbox.put(now)
 
     def deleted(self, node: str, *, uid: str) -> None:
         """A NodeModulesState is gone: nothing is said until there is another one."""
         session = self._sessions.of(node)
         if session is not None:
             session.mailbox.leave(uid)
+
+
+def _went_back(before: Target, now: Target) -> bool:
+    """Tell whether etcd was restored: a generation never sinks, nor changes its content."""
+    if before.uid != now.uid or before.generation < now.generation:
+        return False
+    return before != now

@@ -49,7 +49,9 @@ class Script:
     watches: list[list[Object | KmmError | float | None]] = field(default_factory=list)
     """None: the server ends the watch; a number: it says nothing for so many seconds."""
     first_items: list[Object | KmmError] = field(default_factory=list)
-    """Answers to lists of one item."""
+    """Answers to lists of one item; then those of a server that has come further than anybody."""
+    looks: int = 0
+    """Lists of one item."""
     watched_from: list[str] = field(default_factory=list)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     """Pages after the first one wait for it."""
@@ -59,13 +61,17 @@ class Script:
     async def pages(
         self, resource: Any, *, limit: int, **where: Any
     ) -> AsyncGenerator[Object, None]:
-        answers = [self.first_items.pop(0)] if limit == 1 else self.lists.pop(0)
+        answers = self._first_item() if limit == 1 else self.lists.pop(0)
         for number, each in enumerate(answers):
             if number:
                 await self.turn.wait()
             if isinstance(each, KmmError):
                 raise each
             yield each
+
+    def _first_item(self) -> list[Object | KmmError]:
+        self.looks += 1
+        return [self.first_items.pop(0) if self.first_items else page(10**9)]
 
     async def watch(
         self, resource: Any, *, resource_version: str, **where: Any
@@ -214,6 +220,25 @@ async def test_server_that_is_behind_us_is_listed_anew() -> None:
         assert world.cache == {"b": 50}
 
 
+@pytest.mark.parametrize(
+    "interruption",
+    [[UnavailableError("connection reset")], [None]],
+    ids=["error", "end at once"],
+)
+async def test_server_that_is_behind_us_after_an_interruption_is_listed_anew(
+    interruption: list[Object | KmmError | float | None],
+) -> None:
+    """An API server is started anew over a restored etcd; a watch from where we were is mute."""
+    world = World()
+    world.server.lists = [[page(100, thing("a", 90))], [page(60, thing("a", 50))]]
+    world.server.watches = [interruption]
+    world.server.first_items = [page(60, thing("a", 50))]
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        assert world.server.watched_from == ["100", "60"]
+    assert world.told("a") == [(None, 90), (90, 50)]
+
+
 async def test_look_that_fails_costs_a_pause() -> None:
     world = World()
     world.server.lists = [[page(10)]]
@@ -257,7 +282,7 @@ async def test_lost_history_is_made_up_by_one_list_that_tells_deletions(
     ],
     ids=["unavailable", "busy", "unknown"],
 )
-async def test_other_error_in_a_watch_costs_a_pause_and_no_list(
+async def test_other_error_in_a_watch_costs_a_pause_and_a_look_but_no_list(
     status: Object, pause: float
 ) -> None:
     world = World()
@@ -268,6 +293,7 @@ async def test_other_error_in_a_watch_costs_a_pause_and_no_list(
         assert world.server.watched_from == ["10"]
         await world.clock.advance(0.1)
         assert world.server.watched_from == ["10", "10"]
+        assert world.server.looks == 1
 
 
 async def test_list_is_the_truth_even_if_its_versions_are_lower() -> None:

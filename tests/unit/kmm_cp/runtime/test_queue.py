@@ -57,6 +57,18 @@ async def test_fresh_changes_go_before_resync_each_in_the_order_of_coming(
     assert await turns(queue) == ["c", "d", "a", "b"]
 
 
+async def test_resync_that_fails_stays_behind_what_is_fresh(
+    queue: Queue[str], clock: VirtualClock
+) -> None:
+    for key, priority in [("old", RESYNC), ("new", FRESH)]:
+        queue.add(key, priority)
+        assert await queue.get() == key
+        queue.retry(key)
+        queue.done(key)
+    await clock.advance(1.0)
+    assert [await queue.get(), await queue.get()] == ["new", "old"]
+
+
 async def test_fresh_change_lifts_a_key_out_of_resync(queue: Queue[str]) -> None:
     for key, priority in [("a", FRESH), ("b", RESYNC), ("b", FRESH), ("c", RESYNC)]:
         queue.add(key, priority)

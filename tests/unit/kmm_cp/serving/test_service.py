@@ -10,6 +10,7 @@ from kmm_common.wire import convert
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving.sender import Claim
 from kmm_cp.serving.updates import Kind
+from kmm_cp.serving.values import Target
 from kmm_daemon.link.channel import LinkChannel
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import pod_of
@@ -131,10 +132,45 @@ async def test_late_cache_does_not_bring_back_an_object_that_was_replaced(
     async with dialled(replica.port, files) as channel, watch(channel) as stream:
         await stream.send_message(request(), end=True)
         assert (await next_update(stream)).uid == "new"
-        replica.notifier.changed("a", uid="old", generation=8, modules=[TWO])
+        late = target(8, TWO, uid="old")
+        replica.notifier.changed("a", replica.world.cache["a"], late)
         replica.publish("a", target(2, ONE, uid="new"))
         update = await next_update(stream)
         assert (update.uid, update.kind) == ("new", pb.UpdateKind.DIFF)
+        await stream.cancel()
+
+
+@pytest.mark.parametrize(
+    "restored", [target(2, ONE), target(3, TWO)], ids=["lower generation", "other content"]
+)
+async def test_state_that_goes_back_in_time_ends_the_session_for_another_greeting(
+    replica: Serving, restored: Target
+) -> None:
+    """A daemon that has carried out more than is persisted now is dealt with at its greeting."""
+    files = replica.node("a", target(3, ONE))
+    async with dialled(replica.port, files) as channel:
+        with pytest.raises(GRPCError) as caught:
+            async with watch(channel) as stream:
+                await stream.send_message(request(), end=True)
+                assert (await next_update(stream)).generation == 3
+                replica.publish("a", restored)
+                await stream.recv_message()
+                await stream.recv_trailing_metadata()
+        assert caught.value.status is Status.ABORTED
+        assert "went back in time" in (caught.value.message or "")
+
+
+async def test_late_cache_that_catches_up_ends_nothing(replica: Serving) -> None:
+    files = replica.node("a", target(3, ONE))
+    replica.world.cache["a"] = target(1, TWO)
+    async with dialled(replica.port, files) as channel, watch(channel) as stream:
+        greeting = request(uid="nms-1", generation=2)
+        await stream.send_message(greeting, end=True)
+        assert (await next_update(stream)).generation == 3
+        for before, now in [(target(1, TWO), target(2, TWO)), (target(2, TWO), target(3, ONE))]:
+            replica.notifier.changed("a", before, now)
+        replica.publish("a", target(4, TWO))
+        assert (await next_update(stream)).generation == 4
         await stream.cancel()
 
 

@@ -1,0 +1,76 @@
+"""etcd restored from a backup under a running control plane and its daemons."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cluster import Cluster, running_cluster
+from support.etcd import back_up, restore
+from support.fleet import Fleet, eventually, running_fleet
+from support.kmmcp import new_control_plane, prepare_cluster
+from support.simnode import SimNode
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of the test's own: nobody else's objects are to go back in time."""
+    with running_cluster(tmp_path / "kubernetes") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet]:
+    # An API server that has just started refuses everybody for a moment: refusals are no failure.
+    prepare_cluster(kubernetes)
+    (tmp_path / "kmm-cp").mkdir()
+    control_plane = new_control_plane(kubernetes, tmp_path / "kmm-cp")
+    try:
+        async with running_fleet(control_plane, "f", tmp_path) as started:
+            yield started
+        assert control_plane.stop() == 0
+    finally:
+        control_plane.close()
+
+
+async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_states(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    plane = fleet.control_plane.cluster.plane
+    nodes = [await fleet.node(name) for name in "ab"]
+    await fleet.apply()
+    await fleet.loaded()
+    await fleet.settled()
+    back_up(plane, tmp_path / "backup")
+    before = {node.name: await _uid(fleet, node) for node in nodes}
+    await fleet.set_parameters("m", "speed=2")
+    await fleet.apply("later")
+    await fleet.loaded(name="later")
+    for node in nodes:
+        await eventually(lambda node=node: _parameters(node), lambda given: given == ("speed=2",))
+    await fleet.settled()
+
+    restore(plane, tmp_path / "backup")
+
+    for node in nodes:
+        await eventually(lambda node=node: _parameters(node), lambda given: given == ())
+        await eventually(lambda node=node: _rows(node), lambda rows: rows == {"m"})
+        assert await _uid(fleet, node) != before[node.name]
+        told = await eventually(lambda node=node: fleet.events("default", node.name))
+        assert "StateRestored" in {reason for reason, _ in told}
+    await fleet.loaded()
+    await fleet.condition("Ready", reason="Ready")
+    assert fleet.control_plane.alive
+
+
+async def _uid(fleet: Fleet, node: SimNode) -> str:
+    state = await eventually(lambda: fleet.state(node))
+    return str(state["metadata"]["uid"])
+
+
+async def _parameters(node: SimNode) -> tuple[str, ...]:
+    return node.kernel.parameters.get("m", ())
+
+
+async def _rows(node: SimNode) -> set[str]:
+    return set(node.kernel.rows)
