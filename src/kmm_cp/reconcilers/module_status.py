@@ -53,8 +53,14 @@ class ModuleStatusReconciler:
     async def _write(self, module: Module, status: dict[str, Any]) -> None:
         """Write the status; what it says of failures for the first time is an event too."""
         namespace, name = module.metadata.namespace, module.metadata.name
+        # A list is replaced whole: of a Module that has changed since, others' entries would go.
+        seen = {"resourceVersion": module.metadata.resource_version}
         written = await self.client.patch_merge(
-            MODULES, name, {"status": status}, namespace=namespace, subresource="status"
+            MODULES,
+            name,
+            {"metadata": seen, "status": status},
+            namespace=namespace,
+            subresource="status",
         )
         self.observe(written)
         regarding = Regarding.module(namespace, name, module.metadata.uid)

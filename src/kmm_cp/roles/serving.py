@@ -117,6 +117,6 @@ def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
         before, now = target_of(old), target_of(new)
         if now is not None and now != before:
             notifier.changed(change.key, before, now)
-        status.observed(change.key, new.status)
+        status.observed(change.key, new.uid, new.status)
 
     caches.states.add_handler(changed)

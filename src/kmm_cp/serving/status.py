@@ -94,10 +94,10 @@ class StatusWriter:
             record.closed = True
             self._touch(record)
 
-    def observed(self, node: str, status: NodeStatus) -> None:
+    def observed(self, node: str, uid: str, status: NodeStatus) -> None:
         """Told by the informer's handler; what others have put there is looked into at once."""
         record = self._records.get(node)
-        if record is None or record.closed or not record.uid:
+        if record is None or record.closed or record.uid != uid:
             return
         if record.differs(status):
             record.reclaim = True
@@ -184,7 +184,7 @@ class StatusWriter:
         if record.reclaim:
             await self._reclaim(record)
             return
-        newest, wanted = record.newest, record.wanted()
+        uid, newest, wanted = record.uid, record.newest, record.wanted()
         if wanted in (record.written, record.refused):
             return
         conditions = record.timed(wanted, self._clock.now())
@@ -192,7 +192,7 @@ class StatusWriter:
             record.written,
             wanted,
             conditions=conditions,
-            uid=record.uid,
+            uid=uid,
             instance=record.instance,
             before=record.sequence,
             sequence=newest.sequence,
@@ -200,7 +200,7 @@ class StatusWriter:
         try:
             await self._patch(record, patch)
         except NotFoundError:
-            record.uid = ""
+            record.lose(uid)
         except InvalidError as error:
             await self._settle(record, wanted, error)
         else:
@@ -209,15 +209,15 @@ class StatusWriter:
     async def _reclaim(self, record: Record) -> None:
         """Somebody may have changed the status: see that it says again what the daemon says."""
         record.reclaim = False
-        found = await self._read(record.node)
+        uid, found = record.uid, await self._read(record.node)
         if found is not None and record.is_of_another(found.get("status") or {}):
             self._superseded(record)
             return
-        claim = await self.claim(record.session, record.uid)
+        claim = await self.claim(record.session, uid)
         if claim is Claim.LOST:
             self._superseded(record)
         elif claim is Claim.GONE:
-            record.uid = ""
+            record.lose(uid)
 
     async def _settle(self, record: Record, wanted: Json, error: InvalidError) -> None:
         """A test failed, or the content is refused: look what is there now."""

@@ -88,6 +88,11 @@ class Record:
         self.conditions = raw.get("conditions") or () if self.written else ()
         self.sequence = raw["daemon"].get("sequence", 0) if self.is_of(raw) else 0
 
+    def lose(self, uid: str) -> None:
+        """Note that a NodeModulesState is gone; its successor may have been claimed already."""
+        if self.uid == uid:
+            self.uid = ""
+
     def is_of(self, raw: RawStatus) -> bool:
         """Tell whether this session's instance wrote a status last."""
         return _instance(raw) == self.instance

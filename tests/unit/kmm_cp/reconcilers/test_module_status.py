@@ -50,11 +50,13 @@ class World:
 
 
 async def test_status_is_written_once_and_not_again_until_something_changes():
-    world = World(state(WANTED, reports=(loaded(WANTED),)))
+    seen = module(metadata={"resourceVersion": "7"})
+    world = World(state(WANTED, reports=(loaded(WANTED),)), modules=[seen])
     await world.reconcile()
     call = world.client.only()
     assert (call.verb, call.resource, call.namespace) == ("patch", "modules/status", "default")
     assert call.body["status"]["moduleLoader"]["availableNumber"] == 1
+    assert call.body["metadata"] == {"resourceVersion": "7"}
     await world.reconcile()
     assert len(world.client.calls) == 1
     world.say("node-1", failed(WANTED))

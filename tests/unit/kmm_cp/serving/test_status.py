@@ -457,11 +457,11 @@ async def test_live_session_that_is_called_away_is_claimed_again(
     await claimed(writer, session)
     api.status("a")["daemon"]["connected"] = False
     seen = seen_of(api)
-    writer.observed("a", seen)
-    writer.observed("b", seen)
+    writer.observed("a", "nms-1", seen)
+    writer.observed("b", "nms-1", seen)
     await rest()
     assert api.status("a")["daemon"]["connected"] is True
-    writer.observed("a", seen)
+    writer.observed("a", "nms-1", seen)
     await rest()
     assert len(api.writes) == 2, "what the cache says late costs nothing"
 
@@ -516,7 +516,7 @@ async def test_status_that_somebody_edited_is_put_right_at_once(
     before = copy.deepcopy(api.status("a"))
     await clock.advance(10.0)
     falsify(api.status("a"))
-    writer.observed("a", seen_of(api))
+    writer.observed("a", "nms-1", seen_of(api))
     await rest()
     now = api.status("a")
     for each in (before, now):
@@ -530,6 +530,24 @@ async def test_status_that_somebody_edited_is_put_right_at_once(
     assert session.ending is None
 
 
+async def test_object_that_is_made_anew_is_claimed_whatever_its_predecessors_status_still_asks(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of()
+    await claimed(writer, session)
+    _blank(api.status("a"))
+    seen = seen_of(api)
+    api.put("a", uid="nms-2")
+    writer.observed("a", "nms-1", seen)
+    await claimed(writer, session, uid="nms-2")
+    await rest()
+    writer.observed("a", "nms-1", seen)
+    writer.report(session, said(2, LOADED, uid="nms-2"))
+    await clock.advance(PASSING_SECONDS)
+    assert api.status("a")["observedGeneration"] == 1
+    assert session.ending is None
+
+
 async def test_what_a_watch_says_of_our_own_writes_costs_nothing(
     api: Api, writer: StatusWriter
 ) -> None:
@@ -540,7 +558,7 @@ async def test_what_a_watch_says_of_our_own_writes_costs_nothing(
     await rest()
     reads, update = api.reads, seen_of(api)
     for seen in (claim, update):
-        writer.observed("a", seen)
+        writer.observed("a", "nms-1", seen)
         await rest()
     assert (api.reads, len(api.writes)) == (reads, 2)
 
@@ -551,7 +569,7 @@ async def test_session_of_a_status_that_another_daemon_has_taken_ends(
     session = session_of()
     await claimed(writer, session)
     api.status("a")["daemon"]["instance"] = "two"
-    writer.observed("a", seen_of(api))
+    writer.observed("a", "nms-1", seen_of(api))
     await rest()
     assert session.ending is not None
     assert session.ending.status is Status.ABORTED
