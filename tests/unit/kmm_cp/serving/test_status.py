@@ -530,15 +530,19 @@ async def test_status_that_somebody_edited_is_put_right_at_once(
     assert session.ending is None
 
 
+@pytest.mark.parametrize("turns", range(6))
 async def test_object_that_is_made_anew_is_claimed_whatever_its_predecessors_status_still_asks(
-    api: Api, clock: VirtualClock, writer: StatusWriter
+    api: Api, clock: VirtualClock, writer: StatusWriter, turns: int
 ) -> None:
+    """However far the look at the predecessor has come."""
     session = session_of()
     await claimed(writer, session)
     _blank(api.status("a"))
     seen = seen_of(api)
     api.put("a", uid="nms-2")
     writer.observed("a", "nms-1", seen)
+    for _ in range(turns):
+        await asyncio.sleep(0)
     await claimed(writer, session, uid="nms-2")
     await rest()
     writer.observed("a", "nms-1", seen)
