@@ -59,8 +59,15 @@ def run(tier: str, extra: list[str]) -> Outcome:
         command = [sys.executable, "-m", "pytest", str(TESTS / tier), f"--junitxml={junit}", *extra]
         print(f"==> {tier}", flush=True)
         command = TIERS[tier].wrap(command)
-        code = subprocess.run(command, cwd=TESTS.parent, timeout=LIMIT_SECONDS).returncode
-        return counted(tier, code, junit)
+        return counted(tier, _exit_code(command), junit)
+
+
+def _exit_code(command: Sequence[str]) -> int:
+    try:
+        return subprocess.run(command, cwd=TESTS.parent, timeout=LIMIT_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        print(f"given up after {LIMIT_SECONDS} s", flush=True)
+        return 1
 
 
 def counted(tier: str, code: int, junit: Path) -> Outcome:

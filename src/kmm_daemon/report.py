@@ -121,7 +121,7 @@ def _about(ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None
 
 def _state(step: Step, *, runs: bool, removal: bool) -> ModuleState:
     match step:
-        case Rest() | Adopt():
+        case Rest() | Adopt(image=None):
             return ModuleState.LOADED
         case Refuse(state=state):
             return state
@@ -131,7 +131,7 @@ def _state(step: Step, *, runs: bool, removal: bool) -> ModuleState:
             return ModuleState.UNLOADING
         case Prepare() if runs:
             return ModuleState.PULLING
-        case Load() | Reload() if runs:
+        case Load() | Reload() | Adopt() if runs:
             return ModuleState.LOADING
         case _:
             return ModuleState.UNLOADING if removal else ModuleState.PENDING

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes_asyncio import client as k8s
 from kubernetes_asyncio import config as k8s_config
 from kubernetes_asyncio.config import kube_config
@@ -287,13 +289,24 @@ async def _load(configuration: Any, kubeconfig: Path | None) -> None:
         if kubeconfig is None:
             k8s_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         else:
+            _require_one_of(str(kubeconfig).split(os.pathsep))
             await k8s_config.load_kube_config(
                 config_file=str(kubeconfig), client_configuration=configuration
             )
-    except (k8s_config.ConfigException, OSError) as error:
+    except _NO_CONFIG as error:
+        text = str(error) or type(error).__name__
         raise TerminalError(
-            f"kubeconfig {kubeconfig or '(in cluster)'}: {error}", reason="InvalidSettings"
+            f"kubeconfig {kubeconfig or '(in cluster)'}: {text}", reason="InvalidSettings"
         ) from error
+
+
+_NO_CONFIG = (k8s_config.ConfigException, OSError, yaml.YAMLError, AttributeError, TypeError)
+"""The last two are what the library raises for a file that is no mapping."""
+
+
+def _require_one_of(paths: list[str]) -> None:
+    if not any(Path(path).expanduser().exists() for path in paths):
+        raise FileNotFoundError("there is no such file")
 
 
 @contextlib.contextmanager

@@ -115,14 +115,28 @@ async def test_answer_that_is_no_json_is_an_outage(
     assert "gateway" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "apiVersion: v1\nkind: Config\n"])
-async def test_kubeconfig_that_is_of_no_use_is_named(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "there is no such file"),
+        ("apiVersion: v1\nkind: Config\n", "current-context"),
+        ("", ""),
+        ("- a list", ""),
+        ("{", "flow"),
+    ],
+    ids=["none", "no context", "empty", "list", "no YAML"],
+)
+async def test_kubeconfig_that_is_of_no_use_is_named(
+    tmp_path: Path, content: str | None, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "kubeconfig"
     if content is not None:
         path.write_text(content)
     with pytest.raises(TerminalError, match=str(path)) as caught:
         await KubeClient.connect(path, user_agent="test", field_manager="test")
     assert caught.value.reason == "InvalidSettings"
+    assert problem in str(caught.value)
+    assert caplog.messages == [], "one line is enough"
 
 
 async def test_key_in_a_kubeconfig_is_left_in_no_other_file(
