@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from kmm_common.api import names
 from kmm_sandbox import samples
@@ -19,6 +20,22 @@ def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
     assert table[:6] == ["node1", stage.sandbox.kernel.version, "1", "1", "0", "true"]
     events = stage.sandbox.kubectl("get", "events", "-o", "yaml")
     assert "Module default/ppp loaded into the kernel" in events
+
+
+def test_daemon_answers_probes_and_prometheus_on_its_node(stage: Stage) -> None:
+    outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes.values():
+        assert stage.asked(node, "/healthz")[0] == stage.asked(node, "/readyz")[0] == 200
+        code, text = stage.asked(node, "/metrics")
+        assert code == 200
+        families = text_string_to_metric_families(text)
+        measured = {
+            (s.name, *s.labels.values()): s.value for each in families for s in each.samples
+        }
+        assert measured["kmm_daemon_session_connected",] == 1
+        assert measured["kmm_daemon_modules", "Loaded"] == 1
+        assert measured["kmm_daemon_loads_total", "ok"] >= 1
 
 
 def test_a_changed_parameter_reaches_the_kernel_by_one_reload(stage: Stage) -> None:

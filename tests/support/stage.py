@@ -1,6 +1,7 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Stage:
             manifest["spec"]["imageRepoSecret"] = {"name": secret}
         self.sandbox.kubectl.apply(yaml.safe_dump(manifest))
         return Outcome(self.sandbox, name, kernel_name(modprobe.get("moduleName", "")))
+
+    def asked(self, node: Node, path: str) -> tuple[int, str]:
+        """Return what the daemon answers on its node: HTTP status and text."""
+        program = (
+            "import sys, urllib.request as r;"
+            "a = r.urlopen(sys.argv[1], timeout=30); print(a.status, a.read().decode())"
+        )
+        url = f"http://127.0.0.1:8081{path}"
+        code, _, text = node.execute(sys.executable, "-c", program, url).check().partition(" ")
+        return int(code), text
 
     def delete(self, name: str, *, wait: bool = True) -> None:
         self.sandbox.kubectl("delete", "module", name, f"--wait={str(wait).lower()}")
