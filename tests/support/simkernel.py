@@ -100,6 +100,9 @@ class SimKernel:
     """A load waits until its gate is open."""
     firmware: set[ModuleRef] = field(default_factory=set)
     """Whose firmware is on the host; it outlives the boot."""
+    left: set[str] = field(default_factory=set)
+    """Dependencies that an unload found open, and left as modprobe -r does: whose they are now is
+    for whoever holds them."""
     interrupted: Interrupted = Interrupted.BEFORE
     """How far a load gets that the daemon's end interrupts."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
@@ -158,7 +161,9 @@ class SimKernel:
                 continue
             if position == 0:
                 self._take_out(name)
-            elif name not in self.busy and not self.rows[name].holders:
+            elif name in self.busy:
+                self.left.add(name)
+            elif not self.rows[name].holders:
                 del self.rows[name]
                 self._drop_holder(name)
 
