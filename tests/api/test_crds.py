@@ -1,12 +1,15 @@
 """The CRDs on a real API server: what they keep, what they refuse, and in which words."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from kmm_common.api import crd
+from kmm_common.api.module import Module
 from kmm_sandbox.errors import SandboxError
 from support.cluster import Cluster
 
@@ -69,6 +72,48 @@ def test_a_sample_comes_back_unchanged(kubernetes: Cluster, sample: Path) -> Non
     # The one default of upstream's CRD.
     modprobe.setdefault("dirName", "/opt")
     assert stored["spec"] == wanted["spec"]
+
+
+EVERY_FIELD = Path(__file__).parent / "every_field.yaml"
+
+
+@pytest.mark.parametrize("module", list(yaml.safe_load_all(EVERY_FIELD.read_text())), ids="12")
+def test_every_field_comes_back_unchanged(kubernetes: Cluster, module: dict[str, Any]) -> None:
+    kubernetes.kubectl.apply(yaml.safe_dump(module))
+    name = module["metadata"]["name"]
+    stored = yaml.safe_load(kubernetes.kubectl("get", "module", name, "-o", "yaml"))
+    assert stored["spec"] == module["spec"]
+    assert Module.from_object(stored).metadata.name == name
+    kubernetes.kubectl("delete", "module", name, "--wait=false")
+
+
+def test_every_field_is_among_them() -> None:
+    version = crd.module()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    modules = yaml.safe_load_all(EVERY_FIELD.read_text())
+    given = {path for module in modules for path in _leaves(module["spec"])}
+    assert set(_fields(version["properties"]["spec"])) - given == set()
+
+
+def _fields(schema: dict[str, Any], path: str = "spec") -> Iterator[str]:
+    """Yield the paths of a schema's ends; array items as []."""
+    if "properties" in schema:
+        for name, inner in schema["properties"].items():
+            yield from _fields(inner, f"{path}.{name}")
+    elif schema["type"] == "array":
+        yield from _fields(schema["items"], f"{path}[]")
+    else:
+        yield path
+
+
+def _leaves(value: Any, path: str = "spec") -> Iterator[str]:
+    """Yield all paths of a value, those of whole objects too."""
+    yield path
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, f"{path}[]")
 
 
 def test_nothing_just_applied_looks_healthy(kubernetes: Cluster) -> None:
