@@ -50,7 +50,9 @@ class Client:
             content = response.content
             promised = response.headers.get("Docker-Content-Digest", "")
         if len(content) > MANIFEST_BYTES:
-            raise InvalidImageError(f"manifest: larger than {MANIFEST_BYTES} bytes")
+            raise InvalidImageError(
+                f"manifest: larger than {MANIFEST_BYTES} bytes; push the image anew"
+            )
         _check_digest(content, reference.digest or promised)
         return content
 

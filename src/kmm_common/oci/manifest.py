@@ -64,25 +64,29 @@ def parse_manifest(content: bytes) -> Manifest | Index:
     """Return what a manifest's bytes say. Raises InvalidImageError."""
     document = _document(content)
     if document.get("schemaVersion") != 2:
-        raise InvalidImageError("manifest: schemaVersion must be 2; push the image anew")
+        raise _invalid("schemaVersion must be 2")
     if "manifests" in document and "layers" in document:
-        raise InvalidImageError("manifest: has both layers and manifests; only one can hold")
+        raise _invalid("has both layers and manifests")
     if "manifests" in document:
         return Index(manifests=_list(document, "manifests", MANIFESTS, _manifest_entry))
     if "layers" in document:
         return Manifest(layers=_list(document, "layers", LAYERS, _layer))
-    raise InvalidImageError("manifest: has neither layers nor manifests; it is not an image")
+    raise _invalid("has neither layers nor manifests")
+
+
+def _invalid(problem: str) -> InvalidImageError:
+    return InvalidImageError(f"manifest: {problem}; push the image anew")
 
 
 def _document(content: bytes) -> dict[str, Any]:
     if len(content) > MANIFEST_BYTES:
-        raise InvalidImageError(f"manifest: larger than {MANIFEST_BYTES} bytes")
+        raise _invalid(f"larger than {MANIFEST_BYTES} bytes")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidImageError("manifest: not JSON") from error
+        raise _invalid("not JSON") from error
     if not isinstance(document, dict):
-        raise InvalidImageError("manifest: not a JSON object")
+        raise _invalid("not a JSON object")
     return document
 
 
@@ -91,7 +95,7 @@ def _list(
 ) -> tuple[Descriptor, ...]:
     entries = document[field]
     if not isinstance(entries, list) or len(entries) > limit:
-        raise InvalidImageError(f"manifest: {field} must be a list of at most {limit} entries")
+        raise _invalid(f"{field} must be a list of at most {limit} entries")
     return tuple(read(entry, f"{field}[{at}]") for at, entry in enumerate(entries))
 
 
@@ -124,12 +128,12 @@ def _manifest_entry(entry: Any, field: str) -> Descriptor:
 
 def _descriptor(entry: Any, field: str) -> Descriptor:
     if not isinstance(entry, dict):
-        raise InvalidImageError(f"manifest: {field} must be an object")
+        raise _invalid(f"{field} must be an object")
     digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType")
     if not isinstance(digest, str) or not is_digest(digest):
-        raise InvalidImageError(f"manifest: {field}.digest must be sha256 and 64 hex digits")
+        raise _invalid(f"{field}.digest must be sha256 and 64 hex digits")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= BLOB_BYTES:
-        raise InvalidImageError(f"manifest: {field}.size must be 0 to {BLOB_BYTES} bytes")
+        raise _invalid(f"{field}.size must be 0 to {BLOB_BYTES} bytes")
     if not isinstance(media_type, str):
-        raise InvalidImageError(f"manifest: {field}.mediaType must be a string")
+        raise _invalid(f"{field}.mediaType must be a string")
     return Descriptor(media_type=media_type, digest=digest, size=size)

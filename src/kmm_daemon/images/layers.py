@@ -124,7 +124,7 @@ class _Source:
             if self._headers_left < 0:
                 raise InvalidImageError(
                     f"layer has a member with more than {self._budget.limits.header_bytes} bytes "
-                    "of headers; KMM does not unpack it"
+                    "of headers; shorten its names and extended attributes"
                 )
         pieces = []
         while size > 0 and (piece := self._piece(size)):
@@ -148,7 +148,7 @@ class _Source:
         if self._position > self._most:
             raise InvalidImageError(
                 f"layer unpacks to more than {self._budget.limits.ratio} times its size; "
-                "KMM does not unpack it"
+                "leave what is all zeros out of the image"
             )
         self._budget.tick()
         return piece

@@ -12,7 +12,10 @@ from kmm_daemon.images.wanted import refused
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH = "is beneath a link or a file of the same image"
+_BENEATH = (
+    "is beneath a link or a file of the same image",
+    "make that a directory in every layer",
+)
 
 
 class Tree:
@@ -56,7 +59,8 @@ class Tree:
         with self._parent(source) as (source_parent, source_name):
             mode = _mode(source_parent, source_name)
             if mode is None or not stat.S_ISREG(mode):
-                raise refused(path, "is a hard link to something that is not a file of the image")
+                problem = "is a hard link to something that is not a file of the image"
+                raise refused(path, problem, "put the file itself there")
             if path == source:
                 return
             with self._parent(path) as (parent, name):
@@ -97,7 +101,7 @@ class Tree:
         parts = path.split("/")
         parents = ("/".join(parts[:end]) for end in range(1, len(parts)))
         if any((self._root / parent).is_symlink() for parent in parents):
-            raise refused(path, _BENEATH)
+            raise refused(path, *_BENEATH)
 
     def _prune(self, path: str, kept: Callable[[str], bool]) -> bool:
         """Remove bottom-up what is not kept; tell whether anything stays."""
@@ -134,7 +138,7 @@ def _enter(handle: int, part: str, path: str) -> int:
         inner = os.open(part, _DIRECTORY, dir_fd=handle)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise refused(path, _BENEATH) from error
+            raise refused(path, *_BENEATH) from error
         raise
     os.close(handle)
     return inner

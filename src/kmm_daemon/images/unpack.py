@@ -55,7 +55,9 @@ def unpack(layers: Sequence[Path], wanted: Wanted, root: Path, budget: Budget) -
         else:
             _finish(tree, wanted)
             return kernels
-    raise InvalidImageError(f"image reaches {shown(wanted.kernels[0])} over too many links")
+    raise InvalidImageError(
+        f"image reaches {shown(wanted.kernels[0])} over too many links; put a directory there"
+    )
 
 
 def _apply_all(
@@ -80,7 +82,7 @@ def _finish(tree: Tree, wanted: Wanted) -> None:
         if tree.exists(other) and not tree.exists(exact):
             tree.symlink(exact, other)
     if (escape := tree.escapes()) is not None:
-        raise refused(escape, "is a link out of the image")
+        raise refused(escape, "is a link out of the image", "point it to a file of the image")
 
 
 class _Applier:
@@ -125,7 +127,8 @@ class _Applier:
     def _link_on_the_way(self, path: str, member: tarfile.TarInfo) -> None:
         target = link_target(path, member.linkname)
         if not target and path in self._roots:
-            raise refused(member.name, "is a link to the image's root")
+            remedy = "put the files into a directory and correct dirName or firmwarePath"
+            raise refused(member.name, "is a link to the image's root", remedy)
         if self._wanted.links.get(path) != target:
             raise _LinkOnTheWay(path, target)
 
@@ -139,7 +142,7 @@ class _Applier:
         if name.startswith(_RESERVED):
             return
         if hidden in ("", ".", ".."):
-            raise refused(path, "is a whiteout of nothing")
+            raise refused(path, "is a whiteout of nothing", "build that layer anew")
         path = joined(parent, hidden)
         if place(path, self._roots) is not Place.ELSEWHERE:
             self._tree.remove(path, self._added)
@@ -154,7 +157,7 @@ class _Applier:
         elif member.isreg() and not member.issparse():
             self._file(path, member)
         else:
-            raise refused(member.name, f"is {_KINDS.get(member.type, 'of an unknown kind')}")
+            raise refused(member.name, *_kind(member))
 
     def _file(self, path: str, member: tarfile.TarInfo) -> None:
         self._budget.write(member.size)
@@ -170,6 +173,7 @@ class _Applier:
             raise refused(
                 member.name,
                 f"is a link to {shown(member.linkname)}, which is outside of {self._taken()}",
+                _COPY,
             )
         self._tree.symlink(path, target)
 
@@ -179,6 +183,7 @@ class _Applier:
             raise refused(
                 member.name,
                 f"is a hard link to {shown(member.linkname)}, which is outside of {self._taken()}",
+                _COPY,
             )
         self._tree.hardlink(path, target)
 
@@ -194,9 +199,16 @@ class _Applier:
             self._kernels.add(path[len(self._modules) + 1 :].partition("/")[0])
 
 
+def _kind(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Return what a member is that is never unpacked, and what helps."""
+    if member.issparse():
+        return "is a sparse file", "store it whole: tar without --sparse"
+    return f"is {_KINDS.get(member.type, 'of an unknown kind')}", "leave it out of the image"
+
+
+_COPY = "put a copy of the file there"
 _KINDS = {
     tarfile.CHRTYPE: "a character device",
     tarfile.BLKTYPE: "a block device",
     tarfile.FIFOTYPE: "a named pipe",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }

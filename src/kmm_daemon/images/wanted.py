@@ -12,6 +12,7 @@ _PATH_BYTES = 4096
 _NAME_BYTES = 255
 _DEPTH = 64
 _LINKS = 40
+_POINT_INSIDE = "point it to a file of the image"
 _KERNEL = re.compile(r"[A-Za-z0-9._+~-]{1,200}", re.ASCII)
 
 
@@ -84,14 +85,16 @@ def member_path(name: str) -> str:
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") and parts:
-        raise refused(name, "has an absolute path")
+        raise refused(name, "has an absolute path", "write it without the leading slash")
     if ".." in parts:
-        raise refused(name, "has '..' in its path")
+        raise refused(name, "has '..' in its path", "write its path from the image's root")
     encoded = [part.encode(errors="surrogateescape") for part in parts]
     if "\0" in name or any(len(part) > _NAME_BYTES for part in encoded):
-        raise refused(name, "has a name that no file can have")
+        remedy = f"rename it to at most {_NAME_BYTES} bytes without a zero byte"
+        raise refused(name, "has a name that no file can have", remedy)
     if len(parts) > _DEPTH or sum(map(len, encoded)) + len(encoded) > _PATH_BYTES:
-        raise refused(name, "has too long a path")
+        remedy = f"keep to {_DEPTH} directories and {_PATH_BYTES} bytes"
+        raise refused(name, "has too long a path", remedy)
     return "/".join(parts)
 
 
@@ -101,12 +104,12 @@ def link_target(path: str, target: str) -> str:
     Raises InvalidImageError if it leads out of the image.
     """
     if "\0" in target or len(target.encode(errors="surrogateescape")) > _PATH_BYTES:
-        raise refused(path, "is a link to a name that no file can have")
+        raise refused(path, "is a link to a name that no file can have", _POINT_INSIDE)
     start = "" if target.startswith("/") else path.rpartition("/")[0]
     parts: list[str] = []
     for part in joined(start, target).split("/"):
         if part == ".." and not parts:
-            raise refused(path, f"is a link out of the image, to {shown(target)}")
+            raise refused(path, f"is a link out of the image, to {shown(target)}", _POINT_INSIDE)
         if part == "..":
             parts.pop()
         elif part not in ("", "."):
@@ -121,7 +124,8 @@ def follow(path: str, links: Mapping[str, str]) -> str:
         if via is None:
             return path
         path = joined(links[via], path[len(via) :].lstrip("/"))
-    raise refused(path, "is reached over symbolic links that go in a circle")
+    problem = "is reached over symbolic links that go in a circle"
+    raise refused(path, problem, "put a directory in place of one of them")
 
 
 def joined(start: str, rest: str) -> str:
@@ -134,6 +138,6 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 200 else f"{text[:200]}...")
 
 
-def refused(name: str, problem: str) -> InvalidImageError:
-    """Return the error that names a member of a layer and what is wrong with it."""
-    return InvalidImageError(f"layer member {shown(name)} {problem}; KMM does not unpack it")
+def refused(name: str, problem: str, remedy: str) -> InvalidImageError:
+    """Return the error that names a member of a layer, what is wrong with it, and what helps."""
+    return InvalidImageError(f"layer member {shown(name)} {problem}; {remedy}")

@@ -52,47 +52,86 @@ def test_the_directory_with_the_plus_wins_when_there_are_both(unpacked):
 
 
 HOSTILE = {
-    "dotdot": ([file("../evil")], "'..' in its path"),
-    "dotdot within": ([file(f"{MODULES}/../../../../../evil")], "'..' in its path"),
-    "absolute": ([file(f"/{MODULES}/evil.ko")], "absolute path"),
-    "link out of the image": ([symlink(f"{MODULES}/l", "../" * 9 + "etc")], "out of the image"),
-    "absolute link": ([symlink(f"{MODULES}/l", "/etc/passwd")], "outside of"),
-    "link to a sibling": ([symlink(f"{MODULES}/l", f"../{KERNEL}-evil/x")], "outside of"),
+    "dotdot": ([file("../evil")], "'..' in its path", "from the image's root"),
+    "dotdot within": (
+        [file(f"{MODULES}/../../../../../evil")],
+        "'..' in its path",
+        "from the image's root",
+    ),
+    "absolute": ([file(f"/{MODULES}/evil.ko")], "absolute path", "without the leading slash"),
+    "link out of the image": (
+        [symlink(f"{MODULES}/l", "../" * 9 + "etc")],
+        "out of the image",
+        "point it to a file of the image",
+    ),
+    "absolute link": ([symlink(f"{MODULES}/l", "/etc/passwd")], "outside of", "put a copy"),
+    "link to a sibling": (
+        [symlink(f"{MODULES}/l", f"../{KERNEL}-evil/x")],
+        "outside of",
+        "put a copy",
+    ),
     "write through a link": (
         [symlink(f"{MODULES}/l", "."), file(f"{MODULES}/l/evil")],
         "beneath a link",
+        "make that a directory",
     ),
     "write through a link on the way": (
         [symlink("opt/lib/modules", "../../.."), file(f"{MODULES}/evil")],
         "out of the image",
+        "point it to a file of the image",
     ),
     "hard link to a link": (
         [symlink(f"{MODULES}/l", "a.ko"), hardlink(f"{MODULES}/h", f"{MODULES}/l")],
         "not a file",
+        "put the file itself",
     ),
-    "hard link out": ([hardlink(f"{MODULES}/h", "../../etc/passwd")], "'..' in its path"),
-    "hard link elsewhere": ([hardlink(f"{MODULES}/h", "etc/passwd")], "outside of"),
-    "hard link to nothing": ([hardlink(f"{MODULES}/h", f"{MODULES}/no")], "not a file"),
-    "character device": ([special(f"{MODULES}/d", tarfile.CHRTYPE)], "character device"),
-    "block device": ([special(f"{MODULES}/d", tarfile.BLKTYPE)], "block device"),
-    "fifo": ([special(f"{MODULES}/d", tarfile.FIFOTYPE)], "named pipe"),
-    "unknown kind": ([special(f"{MODULES}/d", b"Z")], "unknown kind"),
-    "long component": ([file(f"{MODULES}/{'x' * 300}")], "no file can have"),
-    "deep path": ([file(f"{MODULES}/{'d/' * 100}x")], "too long a path"),
-    "link to the root": ([symlink(MODULES, "/")], "the image's root"),
+    "hard link out": (
+        [hardlink(f"{MODULES}/h", "../../etc/passwd")],
+        "'..' in its path",
+        "from the image's root",
+    ),
+    "hard link elsewhere": ([hardlink(f"{MODULES}/h", "etc/passwd")], "outside of", "put a copy"),
+    "hard link to nothing": (
+        [hardlink(f"{MODULES}/h", f"{MODULES}/no")],
+        "not a file",
+        "put the file itself",
+    ),
+    "character device": (
+        [special(f"{MODULES}/d", tarfile.CHRTYPE)],
+        "character device",
+        "leave it out",
+    ),
+    "block device": ([special(f"{MODULES}/d", tarfile.BLKTYPE)], "block device", "leave it out"),
+    "fifo": ([special(f"{MODULES}/d", tarfile.FIFOTYPE)], "named pipe", "leave it out"),
+    "unknown kind": ([special(f"{MODULES}/d", b"Z")], "unknown kind", "leave it out"),
+    "long component": (
+        [file(f"{MODULES}/{'x' * 300}")],
+        "no file can have",
+        "rename it to at most 255 bytes",
+    ),
+    "deep path": ([file(f"{MODULES}/{'d/' * 100}x")], "too long a path", "keep to 64 directories"),
+    "link to the root": ([symlink(MODULES, "/")], "the image's root", "correct dirName"),
     "links in a circle": (
         [symlink("opt/lib/modules", "m2"), symlink("opt/lib/m2", "modules")],
         "circle",
+        "put a directory in place",
     ),
-    "whiteout of dotdot": ([file(f"{MODULES}/.wh...")], "whiteout of nothing"),
+    "whiteout of dotdot": (
+        [file(f"{MODULES}/.wh...")],
+        "whiteout of nothing",
+        "build that layer anew",
+    ),
 }
 
 
-@pytest.mark.parametrize(("members", "told"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_member_is_refused_and_named(unpacked, tmp_path, members, told):
+@pytest.mark.parametrize(("members", "told", "remedy"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_member_is_refused_and_named_with_what_helps(
+    unpacked, tmp_path, members, told, remedy
+):
     before = set(Path("/").iterdir())
     with pytest.raises(InvalidImageError, match=told) as caught:
         unpacked(layer(module(), *members))
+    assert remedy in str(caught.value).rpartition("; ")[2]
     assert len(str(caught.value)) < 500
     assert set(Path("/").iterdir()) == before
     assert not list(tmp_path.rglob("evil*"))

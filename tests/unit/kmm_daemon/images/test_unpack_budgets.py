@@ -26,7 +26,7 @@ def test_ten_gigabytes_of_zeros_end_at_the_ratio_whether_wanted_or_not(unpacked,
     # The archive ends early: whoever reads on to its end finds that instead.
     bomb = gzip.compress(member.tobuf() + bytes(64 * MIB))
     limits = UnpackLimits(ratio_from=4 * MIB, total_bytes=20 * GIB)
-    with pytest.raises(InvalidImageError, match="100 times its size"):
+    with pytest.raises(InvalidImageError, match="100 times its size; leave"):
         unpacked(bomb, limits=limits)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 16 * MIB
 
@@ -64,7 +64,7 @@ def test_a_million_entries_end_at_the_limit(unpacked):
 def test_a_member_with_huge_headers_is_refused(unpacked):
     member = module()
     member.pax_headers = {"comment": "x" * (2 * MIB)}
-    with pytest.raises(InvalidImageError, match="bytes of headers"):
+    with pytest.raises(InvalidImageError, match="bytes of headers; shorten"):
         unpacked(tar(member))
 
 
@@ -78,7 +78,7 @@ def test_a_member_that_claims_a_negative_size_is_refused(unpacked):
 def test_a_sparse_file_is_refused(unpacked):
     member = module()
     member.pax_headers = {"GNU.sparse.map": "0,2", "GNU.sparse.size": "1099511627776"}
-    with pytest.raises(InvalidImageError):
+    with pytest.raises(InvalidImageError, match="is a sparse file; store it whole"):
         unpacked(tar(member))
 
 
