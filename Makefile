@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ONLY ?=
 SECONDS ?= 60
 
-.PHONY: help sandbox sandbox-check test unit api fault e2e fuzz check format generate lock bench clean
+.PHONY: help sandbox sandbox-check test unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ unit api fault e2e: $(READY) ## Run one tier of tests
 
 fuzz: $(READY) ## Fuzz every parser (SECONDS=60 for each target, ONLY=name for one)
 	@cd tests && exec ../$(BIN)/python -m fuzz --seconds $(SECONDS) $(ONLY)
+
+collect-errors: $(READY) ## Provoke every error on a real kernel, keep what it says for the unit tests
+	@cd tests && exec ../$(BIN)/python -m errors
 
 check: $(READY) ## Format, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .

@@ -58,9 +58,10 @@ class Sandbox:
         network.make(addresses)
         launcher = Launcher(logs=directory / "logs", leashed=leashed)
         compile_daemon()
-        fits = _shared_memory_fits(nodes)
+        fits = shared_memory_fits(nodes)
         machines = [
-            _machine(directory, launcher, address, in_shared_memory=fits) for address in addresses
+            new_machine(directory, launcher, address, in_shared_memory=fits)
+            for address in addresses
         ]
         with progress.step(f"Kubernetes, registry and {nodes} kernels"):
             plane, registry = _start_machines(directory, binaries, launcher, machines)
@@ -209,9 +210,10 @@ def compile_daemon() -> None:
             compileall.compile_dir(directory, quiet=2)
 
 
-def _machine(
+def new_machine(
     directory: Path, launcher: Launcher, address: NodeAddress, *, in_shared_memory: bool
 ) -> UmlNode:
+    """Return a machine that is switched off, with its files below `directory`."""
     name = f"node{address.number}"
     files = NodeFiles(directory=directory / name)
     files.make()
@@ -227,7 +229,7 @@ def _machine(
     return UmlNode(spec=spec, launcher=launcher, environment=xstate.preload(cache_directory()))
 
 
-def _shared_memory_fits(nodes: int) -> bool:
+def shared_memory_fits(nodes: int) -> bool:
     """Tell whether guests' memory fits into /dev/shm; a guest panics when it does not."""
     shared = Path("/dev/shm")  # noqa: S108 (where User-Mode Linux puts it)
     return shared.is_dir() and shutil.disk_usage(shared).free > nodes * SHM_BYTES_PER_NODE

@@ -33,6 +33,7 @@ _BAD_VALUE = re.compile(r"(\S+): `(.*)' (?:invalid|too large) for parameter `(.*
 _IGNORED = re.compile(r"(\S+): unknown parameter '(.*)' ignored")
 _LOCKDOWN = re.compile(r"Lockdown: \S+: (.+?) is restricted")
 _REJECTED = re.compile(r"Loading of (.+) is rejected")
+_NO_ELF = re.compile(r"Invalid (?:architecture in )?ELF.*")
 _SIGNATURE_ERRORS = ("EKEYREJECTED", "ENOKEY", "EKEYEXPIRED", "EKEYREVOKED", "EBADMSG")
 _ALREADY = re.compile(r"Module already in kernel|cannot create duplicate filename '/module/")
 
@@ -232,8 +233,10 @@ def _built_in(attempt: Attempt) -> Cause | None:
 def _invalid_file(attempt: Attempt) -> Cause | None:
     if attempt.error != "ENOEXEC":
         return None
-    message = f"the kernel does not take the file of {attempt.refused[0]}: truncated, not for this "
-    return Cause(Reason.INVALID_MODULE, f"{message}architecture, or of another build", retry=False)
+    match = attempt.first(_NO_ELF)
+    why = match[0] if match else "truncated, not for this architecture, or of another build"
+    message = f"the kernel does not take the file of {attempt.refused[0]}: {why}"
+    return Cause(Reason.INVALID_MODULE, f"{message}; build the image again", retry=False)
 
 
 def _forbidden(attempt: Attempt) -> Cause | None:

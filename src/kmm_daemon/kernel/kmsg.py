@@ -20,7 +20,7 @@ WARNING = 4
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 _ABOUT_ANY_MODULE = re.compile(
     r"Lockdown: (modprobe|insmod)|Loading of (unsigned )?module|Direct firmware load|"
-    r"sysfs: cannot create duplicate filename '/module/"
+    r"sysfs: cannot create duplicate filename '/module/|Invalid (architecture in )?ELF"
 )
 
 

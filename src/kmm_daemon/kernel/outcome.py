@@ -86,7 +86,7 @@ def missing(contents: Contents, after: KernelView) -> ModuleFailure | None:
         row = after.modules.get(name)
         if row is None and name not in after.builtin:
             message = f"modprobe reported success, but {name} is not in /proc/modules: its init "
-            message += "may have failed in silence, or somebody removed it"
+            message += "failed with EEXIST, which modprobe does not tell, or somebody removed it"
             return ModuleFailure(reason=Reason.VANISHED, message=message, exit_code=0)
         if row and row.state != "Live":
             message = f"{name} is still {row.state}: its init has not returned"

@@ -81,7 +81,7 @@ LOADS = [
         refused("Exec format error", "Invalid ELF section header overflow"),
         Reason.INVALID_MODULE,
         False,
-        "truncated",
+        "kmt_core: Invalid ELF section header overflow",
     ),
     (refused("Invalid module format"), Reason.INVALID_MODULE, False, "kmt_core"),
     (
