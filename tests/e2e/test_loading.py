@@ -185,6 +185,16 @@ def test_what_cannot_be_loaded_says_why_on_every_node(stage: Stage) -> None:
     )
 
 
+def test_module_of_the_host_that_has_a_missing_symbol_is_named(stage: Stage) -> None:
+    files = stage.sandbox.kernel.closure(("ppp_generic",))
+    ppp = {f"{p.name}": p.read_bytes() for p in files.values() if p.name == "ppp_generic.ko"}
+    image = push_files(stage.sandbox, "ppp", kmodimage.kmod_files(stage.sandbox.kernel, extra=ppp))
+    stage.run("ppp", image, {"moduleName": "ppp_generic"})
+    message = stage.wait_failed("ppp", "UnknownSymbol")
+    assert message.startswith("ppp_generic needs symbol slhc_")
+    assert "which the host has in slhc: add that to the image" in message
+
+
 def require_evidence(error: Mapping[str, Any], line: str) -> None:
     """Require what modprobe exited with, and what the kernel said about it."""
     assert error["exitCode"] == 1

@@ -19,7 +19,7 @@ from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving import messages as serving
 from kmm_daemon import journal
-from kmm_daemon.kernel import classify, kmsg, modinfo, moduledir, procfs
+from kmm_daemon.kernel import classify, kmsg, modinfo, moduledir, procfs, symbols
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.link import messages as link
 from kmm_daemon.values import KernelModule, StepError
@@ -104,6 +104,16 @@ def modules_dep(data: bytes) -> None:
     moduledir.named_by(text.split(), tree)
 
 
+def modules_symbols(data: bytes) -> None:
+    """Look up what a kernel log misses in a modules.symbols, with a zero byte between."""
+    log, _, text = data.decode(errors="replace").partition("\0")
+    lack = symbols.missing(log.splitlines())
+    if lack is not None:
+        names = symbols.exporters(lack.symbols, text)
+        assert len(set(names)) == len(names) and all(name.isascii() for name in names)
+        assert lack.module in symbols.told(lack, symbols.Exporters(image=names))
+
+
 def kernel_log(data: bytes) -> None:
     """Read records of /dev/kmsg, with a zero byte between; choose those about a module."""
     records = [record for raw in data.split(b"\0") if (record := kmsg.parse_record(raw))]
@@ -168,6 +178,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "journal": Target(run=journal_file, covered=("kmm_daemon.journal",)),
     "modules_dep": Target(run=modules_dep, covered=("kmm_daemon.kernel.moduledir",)),
+    "modules_symbols": Target(run=modules_symbols, covered=("kmm_daemon.kernel.symbols",)),
     "kernel_log": Target(run=kernel_log, covered=("kmm_daemon.kernel.kmsg",)),
     "modprobe_output": Target(run=modprobe_output, covered=("kmm_daemon.kernel.classify",)),
     "module_file": Target(run=module_file, covered=("kmm_daemon.kernel.modinfo",)),

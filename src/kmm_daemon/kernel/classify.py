@@ -7,11 +7,13 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleFailure
+from kmm_daemon.kernel import symbols
 from kmm_daemon.kernel.runner import Completed
+from kmm_daemon.kernel.symbols import Exporters
 from kmm_daemon.values import KernelModule, StepError
 
 _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
@@ -23,7 +25,6 @@ _NOT_INSERTED = re.compile(r"could not insert '([^']+)': (.+)")
 _NOT_REMOVED = re.compile(r"could not remove (?:module |')?([\w-]+)'?: (.+)")
 _NOT_FOUND = re.compile(r"Module (\S+) not found in directory")
 _VERMAGIC = re.compile(r"(\S+): version magic '([^']*)' should be '([^']*)'")
-_NO_SYMBOL = re.compile(r"(\S+): Unknown symbol (\S+)")
 _OTHER_SYMBOL = re.compile(
     r"(\S+): (?:disagrees about version of symbol|no symbol version for) (\S+)"
 )
@@ -53,6 +54,8 @@ class Attempt:
     vermagic: str = ""
     """Of the Module's own file."""
     modules_disabled: bool = False
+    exporters: Exporters = field(default_factory=Exporters)
+    """Of symbols that were missing."""
 
     @property
     def refused(self) -> tuple[str, str]:
@@ -171,9 +174,8 @@ def _vermagic(attempt: Attempt) -> Cause | None:
 
 
 def _symbol(attempt: Attempt) -> Cause | None:
-    if match := attempt.first(_NO_SYMBOL):
-        message = f"{match[1]} needs symbol {match[2]}, which no loaded module has: add the module "
-        return Cause(Reason.UNKNOWN_SYMBOL, f"{message}that exports it to the image, run depmod")
+    if lack := symbols.missing(attempt.kernel_log):
+        return Cause(Reason.UNKNOWN_SYMBOL, symbols.told(lack, attempt.exporters))
     if match := attempt.first(_OTHER_SYMBOL):
         message = f"{match[1]} was built against another version of symbol {match[2]}: build it "
         return Cause(Reason.UNKNOWN_SYMBOL, f"{message}against what this node's kernel has loaded")

@@ -12,7 +12,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
-from kmm_daemon.kernel import argv, classify, outcome
+from kmm_daemon.kernel import argv, classify, outcome, symbols
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.commands import Commands
 from kmm_daemon.kernel.contents import Contents, read_contents
@@ -39,7 +39,7 @@ class KernelPlaces:
     firmware: Path
     """The same path on the host and in the daemon."""
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
-    """Where the host keeps <kernel>/modules.builtin."""
+    """Where the host keeps <kernel>/modules.builtin and modules.symbols."""
     root: Path = Path("/")
     """Holds proc, sys and dev."""
 
@@ -200,6 +200,7 @@ class ModprobeKernel:
             parameters=module.modprobe.parameters,
             vermagic=contents.vermagic,
         )
+        attempt = await self._with_exporters(attempt, place)
         after = await self.view()
         _warn(module.ref, contents, attempt, before)
         brought = outcome.came(contents, before, after.modules)
@@ -209,6 +210,16 @@ class ModprobeKernel:
         if not attempt.completed.stuck:
             await self._commands.remove_unused(module.ref, brought)
         raise wrong
+
+    async def _with_exporters(self, attempt: Attempt, place: argv.Place) -> Attempt:
+        """Return an attempt that knows who has the symbols which were missing."""
+        lack = symbols.missing(attempt.kernel_log)
+        if lack is None:
+            return attempt
+        host = self._reader.files.host_modules()
+        image = module_directory(place)
+        known = await asyncio.to_thread(symbols.find, lack.symbols, image, host)
+        return replace(attempt, exporters=known)
 
     async def _unload_as_told(self, module: DesiredModule, going: frozenset[str]) -> None:
         """Run modprobe where the Module has arguments of its own for it, and nothing else goes."""

@@ -58,7 +58,7 @@ class KernelFiles:
 
     root: Path = Path("/")
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
-    """Directories of the host, without `root`, that have <kernel>/modules.builtin."""
+    """Directories of the host, without `root`, that have <kernel>/modules.*."""
 
     @property
     def sys_module(self) -> Path:
@@ -104,11 +104,14 @@ class KernelFiles:
         """Tell whether kernel.modules_disabled forbids every load and unload until a reboot."""
         return _optional(self.root / "proc/sys/kernel/modules_disabled") == "1"
 
+    def host_modules(self) -> tuple[Path, ...]:
+        """Return where the host may have modules for this kernel. Raises TransientError."""
+        kernel = self.kernel_version()
+        return tuple(self.root / str(tree).lstrip("/") / kernel for tree in self.module_trees)
+
     def builtin(self) -> frozenset[str]:
         """Return what is compiled into the kernel, as the host's files and /sys/module say."""
-        kernel = self.kernel_version()
-        trees = (self.root / str(tree).lstrip("/") for tree in self.module_trees)
-        lists = (_optional(tree / kernel / "modules.builtin") for tree in trees)
+        lists = (_optional(tree / "modules.builtin") for tree in self.host_modules())
         return parse_builtin("\n".join(lists)) | self._without_initstate()
 
     def _without_initstate(self) -> frozenset[str]:

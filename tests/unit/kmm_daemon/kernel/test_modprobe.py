@@ -117,6 +117,25 @@ async def test_failed_load_takes_back_what_it_brought(node, kernel, stack):
     assert node.rows == {}
 
 
+async def test_module_that_has_a_missing_symbol_is_named_where_it_is_known(node, kernel, stack):
+    node.trouble["low"] = Trouble(
+        completed=Completed(
+            exit_code=1,
+            stderr="modprobe: ERROR: could not insert 'low': Unknown symbol in module\n",
+        ),
+        kernel_log="4,1,2,-;low: Unknown symbol deep (err -2)\n",
+    )
+    assert "no loaded module has" in (await refused(kernel.load(module("low"), stack))).args[0]
+    places = {
+        "the host has in bottom": node.root / "lib/modules/6.1.176",
+        "the image has in bottom": stack.root / "opt/lib/modules/6.1.176",
+    }
+    for told, directory in places.items():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "modules.symbols").write_text("alias symbol:deep bottom\n")
+        assert told in (await refused(kernel.load(module("low"), stack))).args[0]
+
+
 async def test_success_that_the_kernel_does_not_confirm_is_a_failure(node, kernel, stack):
     node.trouble["top"] = Trouble(completed=Completed(exit_code=0))
     error = await refused(kernel.load(module("top"), stack))
