@@ -25,6 +25,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """One Module that is in the kernel of one node, but not in every way as its user thinks."""
+
+    module: str
+    node: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One Module on all nodes of one kernel: how many nodes are in which state."""
 
@@ -45,6 +54,7 @@ class Fleet:
     """The nodes whose daemon has no session."""
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
+    warnings: tuple[Warned, ...]
     problems: tuple[Problem, ...]
     """What Modules say of themselves."""
     unmatched: tuple[Unmatched, ...]
@@ -54,6 +64,7 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
     """Summarise Modules and NodeModulesStates as the API server lists them."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     failures: list[Failure] = []
+    warnings: list[Warned] = []
     connected: dict[str, bool] = {}
     for state in states:
         node, status = state["metadata"]["name"], state.get("status") or {}
@@ -64,6 +75,8 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
             counts.setdefault((str(entry.ref), entry.kernel), Counter())[shown] += 1
             if entry.reported is not None and (error := entry.reported.error) is not None:
                 failures.append(_failure(entry, node, error))
+            if entry.reported is not None and (message := entry.reported.warning):
+                warnings.append(Warned(module=str(entry.ref), node=node, message=message))
     known = {module for module, _ in counts}
     ordered = sorted(modules, key=name_of)
     return Fleet(
@@ -72,6 +85,7 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
         disconnected=tuple(sorted(node for node, stands in connected.items() if not stands)),
         rows=tuple(_row(key, counts[key]) for key in sorted(counts)),
         failures=tuple(sorted(failures, key=lambda failure: (failure.module, failure.node))),
+        warnings=tuple(sorted(warnings, key=lambda warned: (warned.module, warned.node))),
         problems=tuple(problem for module in ordered for problem in problems_of(module)),
         unmatched=tuple(unmatched(module) for module in ordered if name_of(module) not in known),
     )

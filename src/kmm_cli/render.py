@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from kmm_cli.fleet import DISCONNECTED, Failure, Fleet
+from kmm_cli.fleet import DISCONNECTED, Failure, Fleet, Warned
 from kmm_cli.problems import Problem, Unmatched
 from kmm_common.api.names import Condition
 from kmm_common.desired import ModuleState
@@ -36,6 +36,7 @@ def as_text(fleet: Fleet, *, colour: bool) -> str:
         ("On no node:", [_nowhere(each) for each in elsewhere]),
         ("Not ready:", [_problem(each, colour=colour) for each in fleet.problems]),
         ("Failures:", [_told(each, colour=colour) for each in fleet.failures]),
+        ("Warnings:", [_warned(each, colour=colour) for each in fleet.warnings]),
     )
     parts = [_head(fleet), "", _table(fleet, colour=colour)]
     for heading, lines in sections:
@@ -90,6 +91,11 @@ def _told(failure: Failure, *, colour: bool) -> str:
     head = _shaded(f"{failure.module} on {failure.node}: {failure.reason}", _RED, colour=colour)
     log = [f"    kernel: {line}" for line in failure.kernel_log]
     return "\n".join([f"  {head}", f"    {failure.message}", *log])
+
+
+def _warned(warned: Warned, *, colour: bool) -> str:
+    head = _shaded(f"{warned.module} on {warned.node}", _YELLOW, colour=colour)
+    return f"  {head}\n    {warned.message}"
 
 
 def _shaded(text: str, shade: str, *, colour: bool) -> str:

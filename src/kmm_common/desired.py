@@ -128,13 +128,13 @@ class ModuleFailure:
         lines: list[str] = []
         left = KERNEL_LOG_BYTES
         for line in self.kernel_log[-KERNEL_LOG_LINES:]:
-            cut = _cut(line, left)
-            left -= len(cut.encode())
-            if cut:
-                lines.append(cut)
+            kept = cut(line, left)
+            left -= len(kept.encode())
+            if kept:
+                lines.append(kept)
         return ModuleFailure(
             reason=self.reason,
-            message=_cut(self.message, MESSAGE_BYTES),
+            message=cut(self.message, MESSAGE_BYTES),
             exit_code=self.exit_code,
             kernel_log=tuple(lines),
         )
@@ -159,6 +159,8 @@ class ReportedModule:
     error: ModuleFailure | None = None
     retrying: bool = False
     """Failed, and the daemon will try again by itself."""
+    warning: str = ""
+    """What is not as its user thinks, of what is in the kernel: a parameter that it ignores."""
 
     @property
     def ref(self) -> ModuleRef:
@@ -190,5 +192,6 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
+    """Return as much of the start of a text as fits into so many bytes."""
     return text.encode()[: max(limit, 0)].decode(errors="ignore")

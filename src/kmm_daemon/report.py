@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import (
+    MESSAGE_BYTES,
     DesiredModule,
     ModuleFailure,
     ModuleRef,
     ModuleState,
     ReportedModule,
     config_hash,
+    cut,
 )
 from kmm_daemon.plan import standing
 from kmm_daemon.situation import Situation, in_kernel
@@ -99,6 +101,7 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
         attempts=failed.attempts if (failed := s.failure_of(ref)) else 0,
         error=None if state is ModuleState.LOADED else _error(ref, s, step),
         retrying=state is ModuleState.FAILED and _retrying(step),
+        warning=cut(record.warning, MESSAGE_BYTES) if record and inside else "",
     )
 
 

@@ -90,6 +90,8 @@ def _modules(status: NodeStatus) -> Iterator[str]:
         yield f"Module {module.ref}: {module.state}"
         yield f"  in the kernel  {names}"
         yield f"  image digest   {module.image_digest or 'not known yet'}"
+        if module.warning:
+            yield f"  warning        {module.warning}"
         yield from _failure(module)
 
 

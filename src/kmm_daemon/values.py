@@ -62,6 +62,8 @@ class LoadedRecord:
     """kernel_names that came into the kernel with it, its own first, in order of unloading."""
     srcversions: Mapping[str, str] = field(default_factory=dict)
     """By kernel_name, where the kernel has one."""
+    warning: str = ""
+    """What the user should know though the load succeeded."""
 
 
 class StepError(KmmError):

@@ -185,6 +185,34 @@ def test_what_cannot_be_loaded_says_why_on_every_node(stage: Stage) -> None:
     )
 
 
+def test_parameter_that_the_kernel_ignores_is_a_warning_until_it_is_corrected(
+    stage: Stage,
+) -> None:
+    """modprobe exits with 0, and the module works: only without what the user asked for."""
+    image = push_own(stage.sandbox, "ignored", CORE)
+    wrong = {"moduleName": CORE, "parameters": ["delay_ms=3", "delay_s=4"]}
+    stage.run("ignored", image, wrong).wait_loaded()
+    for node in stage.sandbox.nodes:
+        said = stage.report(node, "ignored")
+        assert said["warning"] == (
+            f"{CORE} ignores unknown parameters (delay_s): correct modprobe.parameters"
+        )
+        assert "error" not in said
+        assert stage.parameter(node, CORE, "delay_ms") == "3"
+    right = {"moduleName": CORE, "parameters": ["delay_ms=4"]}
+    stage.run("ignored", image, right)
+    for node in stage.sandbox.nodes:
+        stage.until(
+            lambda node=node: is_loaded_without_a_warning(stage.report(node, "ignored")),  # type: ignore[misc]
+            f"{node} has nothing to warn of",
+        )
+        assert stage.parameter(node, CORE, "delay_ms") == "4"
+
+
+def is_loaded_without_a_warning(report: Mapping[str, Any]) -> bool:
+    return report.get("state") == "Loaded" and "warning" not in report
+
+
 def test_module_of_the_host_that_has_a_missing_symbol_is_named(stage: Stage) -> None:
     files = stage.sandbox.kernel.closure(("ppp_generic",))
     ppp = {f"{p.name}": p.read_bytes() for p in files.values() if p.name == "ppp_generic.ko"}

@@ -70,6 +70,7 @@ REPORTED = st.builds(
     since_ms=st.integers(0, 2**42),
     error=st.none() | FAILURES,
     retrying=st.booleans(),
+    warning=TEXT,
 )
 
 

@@ -105,6 +105,8 @@ class SimKernel:
     for whoever holds them."""
     interrupted: Interrupted = Interrupted.BEFORE
     """How far a load gets that the daemon's end interrupts."""
+    warnings: dict[ModuleRef, str] = field(default_factory=dict)
+    """What a load that succeeds makes known."""
     calls: list[tuple[str, ModuleRef]] = field(default_factory=list)
 
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
@@ -142,6 +144,7 @@ class SimKernel:
             module=module,
             kernel_modules=brought,
             srcversions={name: v for name in brought if (v := self.rows[name].srcversion)},
+            warning=self.warnings.get(module.ref, ""),
         )
 
     async def adopt(self, module: DesiredModule, image: ReadyImage) -> None:

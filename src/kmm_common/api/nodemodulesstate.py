@@ -15,10 +15,12 @@ from typing import Any
 from kmm_common.api.codec import Time, from_json, to_json
 from kmm_common.clock import from_rfc3339
 from kmm_common.desired import (
+    MESSAGE_BYTES,
     DesiredModule,
     ModuleFailure,
     ModuleState,
     ReportedModule,
+    cut,
 )
 
 UNOBSERVED = -1
@@ -64,6 +66,8 @@ class ModuleStatus:
     """Why it is not where it should be."""
     retrying: bool = False
     """Failed, and the daemon will try again by itself."""
+    warning: str = ""
+    """What is not as its user thinks, of what is in the kernel: a parameter that it ignores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +186,7 @@ def _module_to_json(module: ReportedModule) -> dict[str, Any]:
             last_transition_time=_moment(module.since_ms),
             error=None if module.error is None else module.error.bounded(),
             retrying=module.retrying,
+            warning=cut(module.warning, MESSAGE_BYTES),
         )
     )
 
@@ -200,6 +205,7 @@ def _module_from_json(content: Mapping[str, Any]) -> ReportedModule:
         since_ms=_milliseconds(status.last_transition_time),
         error=status.error,
         retrying=status.retrying,
+        warning=status.warning,
     )
 
 

@@ -7,6 +7,7 @@ import betterproto2
 from betterproto2 import Message
 
 from kmm_common.desired import (
+    MESSAGE_BYTES,
     DesiredModule,
     Modprobe,
     ModprobeArgs,
@@ -15,6 +16,7 @@ from kmm_common.desired import (
     ModuleState,
     RegistryTLS,
     ReportedModule,
+    cut,
 )
 from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
@@ -102,11 +104,12 @@ def reported_to_message(module: ReportedModule) -> pb.ModuleReport:
         since_ms=module.since_ms,
         error=_failure_to_message(module.error),
         retrying=module.retrying,
+        warning=module.warning,
     )
 
 
 def reported_from_message(message: pb.ModuleReport) -> ReportedModule:
-    """Bounds the failure. Raises MessageError for an unknown state or a missing name."""
+    """Bounds failure and warning. Raises MessageError for an unknown state or a missing name."""
     if not (message.namespace and message.name):
         raise MessageError("ModuleReport needs namespace and name")
     state = _STATE_FROM_MESSAGE.get(message.state)
@@ -126,6 +129,7 @@ def reported_from_message(message: pb.ModuleReport) -> ReportedModule:
         since_ms=message.since_ms,
         error=_failure_from_message(message.error),
         retrying=message.retrying,
+        warning=cut(message.warning, MESSAGE_BYTES),
     )
 
 

@@ -202,11 +202,20 @@ class ModprobeKernel:
         )
         attempt = await self._with_exporters(attempt, place)
         after = await self.view()
-        _warn(module.ref, contents, attempt, before)
         brought = outcome.came(contents, before, after.modules)
         wrong = _what_went_wrong(contents, attempt, before, after)
         if wrong is None:
-            return outcome.record(module, brought, after.modules)
+            ignored = classify.ignored_parameters(attempt.kernel_log)
+            warning = outcome.warning(contents, ignored, before)
+            if warning:
+                log(
+                    logger,
+                    logging.WARNING,
+                    "loaded with a warning",
+                    ref=str(module.ref),
+                    said=warning,
+                )
+            return outcome.record(module, brought, after.modules, warning)
         if not attempt.completed.stuck:
             await self._commands.remove_unused(module.ref, brought)
         raise wrong
@@ -257,14 +266,6 @@ def _what_went_wrong(
     if failure.reason == Reason.VANISHED and told.failure.reason != Reason.MODPROBE_FAILED:
         return told
     return StepError(replace(failure, kernel_log=attempt.kernel_log))
-
-
-def _warn(ref: ModuleRef, contents: Contents, attempt: Attempt, before: Rows) -> None:
-    """Log what the user should know of a load that may well have succeeded."""
-    for name in classify.ignored_parameters(attempt.kernel_log):
-        log(logger, logging.WARNING, "parameter unknown", ref=str(ref), parameter=name)
-    for name in outcome.foreign_below(contents, before):
-        log(logger, logging.WARNING, "stands on another build", ref=str(ref), module=name)
 
 
 @contextmanager

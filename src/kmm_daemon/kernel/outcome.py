@@ -106,10 +106,28 @@ def is_live(contents: Contents, before: Rows, after: Rows) -> bool:
     return row is not None and row.state == "Live" and contents.own not in before
 
 
-def record(module: DesiredModule, names: tuple[str, ...], rows: Rows) -> LoadedRecord:
-    """Return what an unload will have to undo."""
+def record(
+    module: DesiredModule, names: tuple[str, ...], rows: Rows, warning: str = ""
+) -> LoadedRecord:
+    """Return what an unload will have to undo, and what the user should know."""
     known = {name: rows[name].srcversion for name in names if rows[name].srcversion}
-    return LoadedRecord(module=module, kernel_modules=names, srcversions=known)
+    return LoadedRecord(module=module, kernel_modules=names, srcversions=known, warning=warning)
+
+
+def warning(contents: Contents, ignored: Iterable[str], before: Rows) -> str:
+    """Return what the user should know of a load that has succeeded; empty if nothing.
+
+    `ignored` are parameters that the kernel did not know.
+    """
+    own, unknown = contents.own or "the module", ", ".join(ignored)
+    said = [
+        f"{own} stands on {name} in another build than the image's: unload that first, or name it "
+        "in inTreeModulesToRemove"
+        for name in foreign_below(contents, before)
+    ]
+    if unknown:
+        said.insert(0, f"{own} ignores unknown parameters ({unknown}): correct modprobe.parameters")
+    return "; ".join(said)
 
 
 def foreign_below(contents: Contents, rows: Rows) -> tuple[str, ...]:

@@ -148,6 +148,16 @@ def test_a_failure_is_told_with_reason_message_and_kernel_log() -> None:
     assert "kernel: a line" in text
 
 
+def test_a_warning_is_told_below_the_failures() -> None:
+    warned = {**LOADED, "warning": "m ignores parameter bogus"}
+    seen = fleet([module()], [state("n2", warned), state("n1", warned), state("n3", LOADED)])
+    assert [(each.module, each.node) for each in seen.warnings] == [("ns/m", "n1"), ("ns/m", "n2")]
+    assert seen.rows[0].states == {"Loaded": 3}
+    text = as_text(seen, colour=False)
+    assert text.endswith("  ns/m on n2\n    m ignores parameter bogus")
+    assert "\nWarnings:\n  ns/m on n1\n" in text
+
+
 def test_a_module_on_no_node_says_why() -> None:
     ready = condition("Ready", "NoMatchingNodes", "no node should have it; kept out of: n1")
     text = as_text(fleet([module("other", ready)], []), colour=False)

@@ -93,6 +93,25 @@ async def test_failed_load_is_tried_again_with_growing_delays(node: Node) -> Non
     assert (said.state, said.attempts, said.error) == (ModuleState.LOADED, 0, None)
 
 
+async def test_warning_of_a_load_is_told_as_long_as_the_module_is_in_the_kernel(
+    node: Node,
+) -> None:
+    node.kernel.warnings[ref()] = "m ignores parameter bogus"
+    await node.want(desired(parameters=("bogus=1",)))
+    said = node.said()
+    assert said is not None
+    assert (said.state, said.error, said.warning) == (
+        ModuleState.LOADED,
+        None,
+        "m ignores parameter bogus",
+    )
+    del node.kernel.warnings[ref()]
+    await node.want(desired(parameters=("good=1",)))
+    said = node.said()
+    assert said is not None
+    assert (said.state, said.warning) == (ModuleState.LOADED, "")
+
+
 async def test_final_failure_waits_for_another_entry(node: Node) -> None:
     node.kernel.failing[ref()] = deque([failure(Reason.BAD_PARAMETER, retry=False)])
     await node.want(desired())

@@ -58,6 +58,16 @@ async def test_without_a_file_there_is_nothing_to_remember(
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_record_of_a_daemon_that_knew_no_warnings_is_read(
+    written: Journal, tmp_path: Path
+) -> None:
+    content = json.loads(BYTES)
+    del content["body"]["records"][0]["warning"]
+    content["sha256"] = journal._checksum(content["body"])
+    (tmp_path / NAME).write_text(json.dumps(content))
+    assert await written.read() == MEMORY
+
+
 @pytest.mark.parametrize("damage", [damage for _, damage in UNUSABLE], ids=[n for n, _ in UNUSABLE])
 async def test_unusable_journal_is_set_aside_and_not_replayed(
     written: Journal, tmp_path: Path, damage: Callable[[bytes], bytes]

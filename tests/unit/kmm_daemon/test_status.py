@@ -34,7 +34,7 @@ MEMORY = Memory(
     uid="nms-1",
     generation=7,
     modules=(BROKEN, LOADED),
-    records=(LoadedRecord(module=LOADED, kernel_modules=("good", "below")),),
+    records=(LoadedRecord(module=LOADED, kernel_modules=("good", "below"), warning="odd"),),
     failures=(FAILED,),
 )
 
@@ -55,6 +55,7 @@ def test_every_module_is_told_with_what_is_in_the_kernel_and_why_not() -> None:
         "Module ns/good: Loaded",
         "  in the kernel  good, below",
         "  image digest   sha256:aaaaaaaa",
+        "  warning        odd",
     ]
 
 

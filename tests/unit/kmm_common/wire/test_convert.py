@@ -65,6 +65,12 @@ def test_report_with_a_time_that_cannot_be_written_is_refused(since: int) -> Non
         convert.reported_from_message(message)
 
 
+def test_warning_is_bounded_when_it_comes_in() -> None:
+    message = convert.reported_to_message(reported())
+    message.warning = "x" * 511 + "é"
+    assert convert.reported_from_message(message).warning == "x" * 511
+
+
 def test_failure_is_bounded_when_it_comes_in() -> None:
     message = convert.reported_to_message(reported())
     message.error = pb.ModuleError(reason="InUse", message="x" * 5000, kernel_log=["y" * 900] * 40)

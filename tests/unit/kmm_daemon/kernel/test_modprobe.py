@@ -314,15 +314,17 @@ async def test_module_without_exit_says_that_only_a_reboot_helps(node, kernel, s
     assert loaded((node.root / "proc/modules").read_text()) == {"low"}
 
 
-async def test_ignored_parameter_is_logged_and_the_load_succeeds(node, kernel, stack, caplog):
+async def test_ignored_parameter_is_a_warning_of_a_load_that_succeeds(node, kernel, stack, caplog):
     node.trouble["low"] = Trouble(
         completed=Completed(),
         kernel_log="4,1,2,-;low: unknown parameter 'bogus' ignored\n",
         state="Live",
     )
-    await kernel.load(module("low", parameters=("bogus=1",)), stack)
-    warning = next(entry for entry in caplog.records if entry.getMessage() == "parameter unknown")
-    assert warning.kmm_fields == {"ref": "ns/low", "parameter": "bogus"}
+    record = await kernel.load(module("low", parameters=("bogus=1",)), stack)
+    told = "low ignores unknown parameters (bogus): correct modprobe.parameters"
+    assert record.warning == told
+    logged = next(e for e in caplog.records if e.getMessage() == "loaded with a warning")
+    assert logged.kmm_fields == {"ref": "ns/low", "said": told}
 
 
 async def test_error_of_the_node_itself_is_told_and_tried_again(node, kernel, stack, monkeypatch):

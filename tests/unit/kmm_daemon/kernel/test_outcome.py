@@ -121,6 +121,16 @@ def test_other_builds_below_a_module_are_found():
     assert outcome.foreign_below(brought, there) == ("b",)
 
 
+def test_load_warns_of_ignored_parameters_and_of_other_builds_below():
+    brought = contents("m", srcversions={"m": "1", "low": "1", "same": "1"})
+    before = rows(row("low", srcversion="2"), row("same", srcversion="1"))
+    assert outcome.warning(brought, (), {}) == ""
+    assert outcome.warning(brought, ("a", "b"), before) == (
+        "m ignores unknown parameters (a, b): correct modprobe.parameters; m stands on low in "
+        "another build than the image's: unload that first, or name it in inTreeModulesToRemove"
+    )
+
+
 def test_modprobe_may_remove_only_when_it_takes_nothing_else():
     tree = ModuleTree(directory=Path("/t"), files={}, needs={"own": ("a",)}, soft={"own": ("s",)})
     there = rows(row("own"), row("a", "own"), row("s"))

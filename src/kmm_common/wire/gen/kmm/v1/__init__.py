@@ -253,6 +253,12 @@ class ModuleReport(betterproto2.Message):
     FAILED: the daemon will try again by itself.
     """
 
+    warning: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
+    """
+    What is not as its user thinks, of what is in the kernel: a parameter that it ignores. At most
+    512 bytes; empty where there is nothing to say.
+    """
+
 
 default_message_pool.register_message("kmm.v1", "ModuleReport", ModuleReport)
 
