@@ -8,17 +8,11 @@ from pathlib import Path
 
 from errors.collected import COLLECTED, write_all
 from errors.node import collect
-from kmm_sandbox import machine, namespaces, xstate
-from kmm_sandbox.binaries import cache_directory
+from kmm_common.errors import KmmError
+from kmm_sandbox import machine, namespaces
 from kmm_sandbox.progress import Progress
 
 INSIDE = "--inside"
-
-
-def command(into: Path) -> list[str]:
-    """Return the command line that collects into a directory, in namespaces of its own."""
-    inner = [sys.executable, "-m", "errors", INSIDE, "--into", str(into)]
-    return namespaces.leashed_inside(inner)
 
 
 def main() -> int:
@@ -26,16 +20,26 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=COLLECTED)
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.inside:
-        progress = Progress()
-        machine.prepare(progress)
-        xstate.preload(cache_directory())
-        return subprocess.run(command(options.into.resolve())).returncode
+    try:
+        return _inside(options.into) if options.inside else _outside(options.into)
+    except KmmError as error:
+        sys.stderr.write(f"errors: {error}\n")
+        return 1
+
+
+def _outside(into: Path) -> int:
+    """Prepare the machine and run the same again in namespaces of its own."""
+    machine.prepare(Progress())
+    inner = [sys.executable, "-m", "errors", INSIDE, "--into", str(into)]
+    return subprocess.run(namespaces.leashed_inside(inner)).returncode
+
+
+def _inside(into: Path) -> int:
     namespaces.require_inside()
     with tempfile.TemporaryDirectory(prefix="kmm-errors-") as directory:
         errors = collect(Path(directory))
-    write_all(errors, options.into)
-    print(f"{len(errors)} errors are in {options.into}")
+    write_all(errors, into)
+    print(f"{len(errors)} errors are in {into}")
     return 0
 
 

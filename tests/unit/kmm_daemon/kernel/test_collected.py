@@ -1,9 +1,12 @@
 """The classifier on what a real kernel, modprobe and rmmod have said: `make collect-errors`."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from errors.cases import CASES
-from errors.collected import Collected, decode, encode, read_all
+from errors.collected import Collected, decode, difference, encode, read_all, write_all
 from kmm_common.api.names import Reason
 from kmm_daemon.kernel.classify import ignored_parameters
 
@@ -87,3 +90,23 @@ def test_every_case_is_collected_and_explained() -> None:
 @pytest.mark.parametrize("error", COLLECTED.values(), ids=COLLECTED)
 def test_file_of_an_error_reads_as_it_was_written(error: Collected) -> None:
     assert decode(encode(error)) == error
+
+
+def test_difference_names_what_is_new_gone_or_changed(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    busy, killed = COLLECTED["in-use-by-module"], COLLECTED["killed"]
+    write_all({"same": busy, "changed": killed, "gone": killed}, kept)
+    write_all({"same": busy, "changed": replace(killed, signal=15), "new": killed}, new)
+    found = difference(kept, new)
+    assert '-  "signal": 9,\n+  "signal": 15,' in found
+    for name in ("changed", "gone", "new"):
+        assert f"--- kept/{name}.json\n+++ collected now/{name}.json" in found
+    assert "same" not in found
+    assert difference(kept, kept) == ""
+
+
+def test_what_is_different_every_time_is_not_kept() -> None:
+    error = replace(COLLECTED["killed"], stderr="ctx=0x55d1c0 path", users=("sh (process 812)",))
+    text = encode(error)
+    assert "ctx=0x0 path" in text
+    assert "sh (process 7)" in text
