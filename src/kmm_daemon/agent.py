@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kmm_common.api.names import Reason
@@ -27,6 +28,7 @@ from kmm_daemon.values import (
     KernelView,
     NeedsSnapshot,
     NodeDesired,
+    Process,
     StateReport,
     StepError,
 )
@@ -77,6 +79,7 @@ class Agent:
         )
         self._running: dict[ModuleRef, _Running] = {}
         self._vanished: frozenset[ModuleRef] = frozenset()
+        self._unended: Mapping[ModuleRef, Process] = {}
         self._ended = 0
         self._stale_firmware = False
         """Files of Modules that went while no daemon looked may be on the host."""
@@ -147,12 +150,14 @@ class Agent:
         except KmmError as error:
             log(logger, logging.ERROR, "kernel cannot be read", error=str(error))
             return self._pace.busy_check
-        self._state.forget_outdated(self._view, frozenset(self._running))
+        busy = self._running.keys() | self._view.at_work.keys()
+        self._state.forget_outdated(self._view, frozenset(busy))
         if self._stale_firmware:
             await self._clear_firmware()
         s = self._situation()
         steps = self._steps(s)
         self._note_vanished(s)
+        self._note_unended(s.view.at_work)
         self._supersede()
         self._start_steps(steps, tasks)
         self._publish(s, steps)
@@ -176,7 +181,10 @@ class Agent:
             log(logger, logging.WARNING, "old firmware not removed", error=str(error))
 
     def _situation(self) -> Situation:
-        return self._state.situation(self._view, self._clock.monotonic())
+        """Return what is known; a process that a running step waits for is that step's business."""
+        at_work = self._view.at_work
+        left = {ref: at_work[ref] for ref in at_work.keys() - self._running.keys()}
+        return self._state.situation(replace(self._view, at_work=left), self._clock.monotonic())
 
     def _steps(self, s: Situation) -> Steps:
         return {step.ref: step for step in plan(s)} if self._state.desired else {}
@@ -247,6 +255,15 @@ class Agent:
             log(logger, logging.WARNING, "module vanished from the kernel", ref=str(ref))
         self._vanished = gone
 
+    def _note_unended(self, at_work: Mapping[ModuleRef, Process]) -> None:
+        """Say once that a process outlives its step, and once that it has ended after all."""
+        self._metrics.unended(len(at_work))
+        for ref in sorted(at_work.keys() - self._unended.keys()):
+            log(logger, logging.WARNING, "process has not ended", **_about(at_work[ref]))
+        for ref in sorted(self._unended.keys() - at_work.keys()):
+            log(logger, logging.INFO, "process has ended", **_about(self._unended[ref]))
+        self._unended = at_work
+
     def _publish(self, s: Situation, steps: Steps) -> None:
         """Put a report where the link finds it, if it says something new."""
         desired, before = self._state.desired, self.reports.latest
@@ -284,7 +301,8 @@ class Agent:
     def _next_look(self, steps: Steps) -> float:
         waits = [step for step in steps.values() if isinstance(step, Wait)]
         now = self._clock.monotonic()
-        due = [w.failed.retry_at - now for w in waits if w.failed and w.failed.retry]
+        held = (w.failed for w in waits if w.failed and not w.kernel)
+        due = [failed.retry_at - now for failed in held if failed.retry]
         soon = [self._pace.busy_check] if any(w.kernel for w in waits) else []
         return min([self._pace.drift_check, *soon, *due])
 
@@ -298,6 +316,10 @@ class Agent:
     async def _ring(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
         self._wake.set()
+
+
+def _about(process: Process) -> dict[str, object]:
+    return {"ref": str(process.ref), "pid": process.pid, "program": process.program}
 
 
 def _touched(step: Action) -> frozenset[str]:

@@ -12,7 +12,7 @@ from kmm_common.errors import TransientError
 from kmm_common.logs import Fact, log
 from kmm_daemon.footprint import extended, inherited
 from kmm_daemon.metrics import Metrics
-from kmm_daemon.situation import PreparedImage, begun_load
+from kmm_daemon.situation import PreparedImage, begun_load, begun_unload
 from kmm_daemon.state import State
 from kmm_daemon.steps import Adopt, Load, Prepare, Reload, Unload
 from kmm_daemon.values import Images, Kernel, LoadedRecord, StepError
@@ -96,7 +96,7 @@ class Executor:
         record = self._with_inheritance(ref, planned)
         with self._leaving(ref):
             await self._state.write()
-            with self._told("unload", record.module):
+            with self._told("unload", record.module), self._unended(record):
                 await self._kernel.unload(record, keep)
             view = await self._kernel.view()
         self._state.records.pop(ref, None)
@@ -126,6 +126,17 @@ class Executor:
             yield
         finally:
             self._state.leaving.discard(ref)
+
+    @contextmanager
+    def _unended(self, record: LoadedRecord) -> Iterator[None]:
+        """Know no longer what is there of a record where an unload has not ended: it may go yet."""
+        try:
+            yield
+        except StepError as error:
+            if error.reason == Reason.STILL_RUNNING:
+                self._state.records.pop(record.module.ref, None)
+                self._state.begun[record.module.ref] = begun_unload(record)
+            raise
 
     @contextmanager
     def _told(self, kind: str, module: DesiredModule) -> Iterator[None]:

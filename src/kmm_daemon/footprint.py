@@ -19,7 +19,7 @@ def named(entry: DesiredModule) -> frozenset[str]:
     """
     probe = entry.modprobe
     words = (*probe.raw_args.load, *probe.raw_args.unload)
-    raw = () if probe.module_name else filter(_NAME.fullmatch, words)
+    raw = filter(_NAME.fullmatch, words)
     names = (probe.module_name, *probe.modules_loading_order, *entry.in_tree_modules_to_remove)
     return frozenset(kernel_name(name) for name in (*names, *raw) if name)
 

@@ -43,6 +43,11 @@ class Metrics:
         self._modules = Gauge(
             "kmm_daemon_modules", "Modules by state.", ["state"], registry=registry
         )
+        self._unended = Gauge(
+            "kmm_daemon_unended_processes",
+            "modprobe and rmmod processes that outlived their step.",
+            registry=registry,
+        )
         for counter in self._steps.values():
             counter.labels("ok")
             counter.labels("failed")
@@ -60,6 +65,10 @@ class Metrics:
     def vanished(self) -> None:
         """Count a module that somebody else took out of the kernel."""
         self._drift.inc()
+
+    def unended(self, processes: int) -> None:
+        """Set how many processes have not ended that no step waits for."""
+        self._unended.set(processes)
 
     def session(self, *, connected: bool) -> None:
         """Set whether there is a session with the control plane."""

@@ -9,13 +9,15 @@ from kmm_daemon.parameters import difference
 from kmm_daemon.situation import PreparedImage, Situation, in_kernel, left_by, own_of
 from kmm_daemon.situation import own_name as own
 from kmm_daemon.steps import Adopt, Load, Prepare, Refuse, Reload, Rest, Step, Unload, Wait
+from kmm_daemon.unended import own_process, still_running, unless_busy
 from kmm_daemon.values import KernelModule, LoadedRecord
 
 
 def plan(s: Situation) -> tuple[Step, ...]:
     """Return the next step of every Module that is desired or still loaded, removals first."""
     removals = [step for ref in _gone(s) if (step := _removal(ref, s))]
-    return (*removals, *(_step(s.desired[ref], s) for ref in sorted(s.desired)))
+    steps = (*removals, *(_step(s.desired[ref], s) for ref in sorted(s.desired)))
+    return tuple(unless_busy(step, s) for step in steps)
 
 
 def _gone(s: Situation) -> list[ModuleRef]:
@@ -27,6 +29,7 @@ def _step(entry: DesiredModule, s: Situation) -> Step:
     return (
         _conflict(entry)
         or _kernel_mismatch(entry, s)
+        or own_process(entry.ref, s)
         or _as_desired(entry, s)
         or _finished_late(entry, s)
         or _held_off(entry, s)
@@ -140,10 +143,17 @@ def _behind_removal(entry: DesiredModule, s: Situation) -> Step | None:
 
 def _behind(entry: DesiredModule, gone: ModuleRef, name: str, s: Situation) -> Wait:
     why = f"{name} has to be unloaded for Module {gone} first"
-    failed = s.failure_of(gone)
-    message = f"{why}: {failed.failure.message}" if failed else ""
-    blocked = ModuleFailure(reason=Reason.CONFLICT, message=message) if failed else None
+    stays = _why_it_stays(gone, s)
+    message = f"{why}: {stays.message}" if stays else ""
+    blocked = ModuleFailure(reason=Reason.CONFLICT, message=message) if stays else None
     return Wait(ref=entry.ref, why=why, blocked=blocked)
+
+
+def _why_it_stays(ref: ModuleRef, s: Situation) -> ModuleFailure | None:
+    if process := s.view.at_work.get(ref):
+        return still_running(process)
+    failed = s.failure_of(ref)
+    return failed.failure if failed else None
 
 
 def _in_tree_of_another(entry: DesiredModule, s: Situation) -> Step | None:
@@ -236,7 +246,7 @@ def _removal(ref: ModuleRef, s: Situation) -> Step | None:
     record = _remains(ref, s)
     if record is None:
         return None
-    if busy := _unfinished(ref, s):
+    if busy := own_process(ref, s) or _unfinished(ref, s):
         return busy
     if failed := s.held_off(ref):
         return Wait(ref=ref, why="failed before", failed=failed)

@@ -10,6 +10,8 @@ from pathlib import Path
 from kmm_common.desired import ReportedModule
 from kmm_daemon import journal, lock
 from kmm_daemon.journal import Memory, UnusableJournalError
+from kmm_daemon.kernel import claims
+from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.procfs import KernelFiles, KernelReader
 from kmm_daemon.plan import plan, standing
 from kmm_daemon.report import report
@@ -36,6 +38,7 @@ async def look(settings: Settings, root: Path = Path("/")) -> NodeStatus:
     `root` holds proc and sys.
     """
     view = await KernelReader(KernelFiles(root=root, module_trees=settings.module_trees)).view()
+    view = replace(view, at_work=Claims(settings.run_dir / claims.NAME).alive())
     memory, unusable = _memory(settings.run_dir / journal.NAME, view.boot_id)
     daemon = _daemon(settings.run_dir / lock.NAME)
     return NodeStatus(daemon=daemon, view=view, memory=memory, unusable=unusable)

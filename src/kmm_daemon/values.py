@@ -31,6 +31,23 @@ class KernelModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A modprobe or rmmod of this boot that has not ended, whichever daemon started it."""
+
+    ref: ModuleRef
+    """For whom it was started."""
+    pid: int = 0
+    """As the daemon that started it sees it; 0 if that daemon ended before it could say."""
+    program: str
+    names: tuple[str, ...] = ()
+    """kernel_names of what it may bring or take out, the first one asked for."""
+
+    def __str__(self) -> str:
+        what = " ".join((self.program, *self.names[:1]))
+        return f"process {self.pid} ({what})" if self.pid else f"a process ({what})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelView:
     """What the running kernel says at one moment."""
 
@@ -40,6 +57,8 @@ class KernelView:
     """By kernel_name."""
     builtin: frozenset[str] = frozenset()
     """Modules compiled into the kernel, by kernel_name."""
+    at_work: Mapping[ModuleRef, Process] = field(default_factory=dict)
+    """What was started for Modules and has not ended: never more than one for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from kmm_common.oci.platform import Platform
 from kmm_daemon.agent import Agent
 from kmm_daemon.images.source import ImageStore
 from kmm_daemon.journal import Journal
+from kmm_daemon.kernel.claims import Claim
 from kmm_daemon.kernel.runner import Completed, Deadline
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.values import KernelModule
@@ -131,10 +132,12 @@ class LastingKernel(TmpKernel):
         super().__init__(root, known)
         self.needs.update({name: tuple(below) for name, below in needs.items()})
 
-    async def run(self, argv: Sequence[str], deadline: Deadline) -> Completed:
+    async def run(
+        self, argv: Sequence[str], deadline: Deadline, claim: Claim | None = None
+    ) -> Completed:
         self._fuse.step()
         note(self.root / "commands.jsonl", {"argv": list(argv), "loaded": sorted(self.rows)})
-        return await super().run(argv, deadline)
+        return await super().run(argv, deadline, claim)
 
     def insert(self, name: str, *, state: str = "Live", srcversion: str = "") -> None:
         """Put a module into the kernel; a crash may come before the next one of the same load."""

@@ -16,12 +16,15 @@ from kmm_daemon.values import (
     KernelModule,
     KernelView,
     LoadedRecord,
+    Process,
     ReadyImage,
     StepError,
     kernel_name,
 )
 
 KERNEL = "6.1.176"
+PID = 812
+"""Of every process that does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,9 @@ class SimKernel:
     """What the next load of a Module raises although the module comes in."""
     gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
     """A load waits until its gate is open."""
+    stuck: dict[ModuleRef, str] = field(default_factory=dict)
+    """In whose init, or exit, the next process of a Module waits; "" for one that shows nothing."""
+    at_work: dict[ModuleRef, Process] = field(default_factory=dict)
     firmware: set[ModuleRef] = field(default_factory=set)
     """Whose firmware is on the host; it outlives the boot."""
     left: set[str] = field(default_factory=set)
@@ -114,7 +120,12 @@ class SimKernel:
             name: replace(row, parameters=self._shown(name)) if name in parameters_of else row
             for name, row in self.rows.items()
         }
-        return KernelView(boot_id=self.boot_id, kernel_version=self.kernel_version, modules=rows)
+        return KernelView(
+            boot_id=self.boot_id,
+            kernel_version=self.kernel_version,
+            modules=rows,
+            at_work=dict(self.at_work),
+        )
 
     def _shown(self, name: str) -> dict[str, str]:
         pairs = (word.partition("=") for word in self.parameters.get(name, ()))
@@ -129,8 +140,11 @@ class SimKernel:
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         self.calls.append(("load", module.ref))
+        if module.ref in self.stuck:
+            self._stick_in_load(module, self.images.content(module, image))
         if gate := self.gates.get(module.ref):
             await self._pass(gate, module, image)
+        self._require_end(module.ref)
         if failing := self.failing.get(module.ref):
             raise failing.popleft()
         for name in map(kernel_name, module.in_tree_modules_to_remove):
@@ -159,6 +173,9 @@ class SimKernel:
 
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         self.calls.append(("unload", record.module.ref))
+        if name := self.stuck.get(record.module.ref):
+            self._stick(record.module.ref, "rmmod", (name,), "Unloading")
+        self._require_end(record.module.ref)
         for position, name in enumerate(record.kernel_modules):
             if name in keep or name not in self.rows:
                 continue
@@ -178,8 +195,18 @@ class SimKernel:
     def reboot(self, boot_id: str) -> None:
         """Lose everything that a reboot loses."""
         self.boot_id = boot_id
-        for memory in (self.rows, self.parameters, self.busy):
+        for memory in (self.rows, self.parameters, self.busy, self.at_work):
             memory.clear()
+
+    def end(self, ref: ModuleRef, *, live: bool) -> None:
+        """Let a stuck process end; the module in which it waits stays, or goes."""
+        process = self.at_work.pop(ref)
+        for name in process.names:
+            row = self.rows.get(name)
+            if row and row.state != "Live" and live:
+                self.rows[name] = replace(row, state="Live")
+            elif row and row.state != "Live":
+                del self.rows[name]
 
     def insmod(self, name: str, srcversion: str = "elsewhere") -> None:
         """Load a module as somebody else would."""
@@ -196,6 +223,26 @@ class SimKernel:
     def unloads(self, ref: ModuleRef) -> int:
         """Return how often modprobe was asked to unload a Module."""
         return self.calls.count(("unload", ref))
+
+    def _stick_in_load(self, module: DesiredModule, content: Mapping[str, SimFile]) -> None:
+        names = _closure(kernel_name(module.modprobe.module_name), content)
+        hangs = self.stuck[module.ref]
+        below = _closure(hangs, content)[1:] if hangs else []
+        for name in below:
+            self.rows.setdefault(name, KernelModule(name=name, srcversion=content[name].srcversion))
+        if hangs:
+            self.rows[hangs] = KernelModule(name=hangs, srcversion=content[hangs].srcversion)
+        self._stick(module.ref, "modprobe", tuple(names), "Loading")
+
+    def _stick(self, ref: ModuleRef, program: str, names: tuple[str, ...], state: str) -> None:
+        hangs = self.stuck.pop(ref)
+        if hangs:
+            self.rows[hangs] = replace(self.rows[hangs], state=state)
+        self.at_work[ref] = Process(ref=ref, pid=PID, program=program, names=names)
+
+    def _require_end(self, ref: ModuleRef) -> None:
+        if ref in self.at_work:
+            raise failure(Reason.STILL_RUNNING, f"{self.at_work[ref]} has not ended")
 
     async def _pass(self, gate: asyncio.Event, module: DesiredModule, image: ReadyImage) -> None:
         try:

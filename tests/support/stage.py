@@ -118,10 +118,17 @@ class Stage:
         path = f"/sys/module/{module}/parameters/{parameter}"
         return self.sandbox.nodes[node].execute("cat", path).stdout.strip()
 
+    def initializes(self, node: str, module: str) -> bool:
+        """Tell whether a node's kernel is still in the init of a module."""
+        return " Loading " in self.sandbox.nodes[node].loaded_modules().get(module, "")
+
+    def daemon_log(self, node: str) -> str:
+        """Return all that a node's daemons have logged."""
+        return "".join(path.read_text() for path in self.sandbox.daemon_logs(node))
+
     def daemon_starts(self, node: str) -> int:
         """Return how often a node's daemon has started."""
-        logs = (log.read_text() for log in self.sandbox.daemon_logs(node))
-        return sum(log.count('"msg": "daemon started"') for log in logs)
+        return self.daemon_log(node).count('"msg": "daemon started"')
 
     def labels(self, node: str) -> dict[str, str]:
         """Return the labels of a Node."""

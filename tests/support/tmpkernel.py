@@ -1,11 +1,13 @@
 """A kernel below a temporary root: /proc and /sys as files, modprobe, rmmod and depmod as code."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kmm_common.desired import DesiredModule, Modprobe
 from kmm_daemon.kernel import modinfo, moduledir
+from kmm_daemon.kernel.claims import Claim
 from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
 from kmm_daemon.kernel.procfs import parse_modules
 from kmm_daemon.kernel.runner import Completed, Deadline, Programs, Runner
@@ -13,6 +15,8 @@ from kmm_daemon.values import KernelModule, ReadyImage, kernel_name
 from support.modulefile import write_module
 
 KERNEL = "6.1.176"
+PID = 812
+"""Of every process."""
 PROGRAMS = Programs(modprobe="/sbin/modprobe", rmmod="/sbin/rmmod", depmod="/sbin/depmod")
 
 
@@ -35,6 +39,9 @@ class TmpKernel(Runner):
         self.commands: list[list[str]] = []
         self.trouble: dict[str, Trouble] = {}
         self.needs: dict[str, tuple[str, ...]] = {}
+        self.held: list[int] = []
+        """Descriptors that processes have which do not end."""
+        self.removals_stuck: set[str] = set()
         for path in ("proc/sys/kernel/random", "sys/module", "dev", "run", "images"):
             (root / path).mkdir(parents=True, exist_ok=True)
         (root / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
@@ -90,8 +97,23 @@ class TmpKernel(Runner):
                 self.rows[row.name] = replace(row, refcount=row.refcount - 1, holders=left)
         self.show()
 
-    async def run(self, argv: Sequence[str], deadline: Deadline) -> Completed:
+    async def run(
+        self, argv: Sequence[str], deadline: Deadline, claim: Claim | None = None
+    ) -> Completed:
         self.commands.append(list(argv))
+        if claim:
+            claim.started(PID)
+        completed = self._run(argv)
+        if claim and completed.stuck:
+            self.held.append(os.dup(claim.descriptor))
+        return completed
+
+    def end_stuck(self) -> None:
+        """Let the processes end that did not."""
+        while self.held:
+            os.close(self.held.pop())
+
+    def _run(self, argv: Sequence[str]) -> Completed:
         program = argv[0].rpartition("/")[2]
         if program == "rmmod":
             return self._rmmod(argv[1])
@@ -129,6 +151,8 @@ class TmpKernel(Runner):
         return Completed()
 
     def _rmmod(self, name: str) -> Completed:
+        if name in self.removals_stuck:
+            return Completed(exit_code=None, timed_out=True, stuck=True)
         row = self.rows.get(name)
         if row is None:
             return Completed(exit_code=1, stderr=f"rmmod: ERROR: Module {name} is not loaded\n")

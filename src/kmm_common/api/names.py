@@ -129,6 +129,7 @@ class Reason(StrEnum):
     INVALID_MODULE = "InvalidModule"
     PERMISSION_DENIED = "PermissionDenied"
     TIMED_OUT = "TimedOut"
+    STILL_RUNNING = "StillRunning"
     KILLED = "Killed"
     VANISHED = "Vanished"
     MODPROBE_FAILED = "ModprobeFailed"

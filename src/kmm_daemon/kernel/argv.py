@@ -2,12 +2,14 @@
 
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModuleFailure
+from kmm_daemon.values import kernel_name
 
 NAME_LENGTH = 55
 """The kernel's own limit for the name of a module."""
@@ -97,6 +99,11 @@ def unload(modprobe: str, module: DesiredModule, place: Place) -> list[str]:
 def remove(rmmod: str, name: str) -> list[str]:
     """Return the command line that takes out one module by name, and nothing it stands on."""
     return [rmmod, name]
+
+
+def names_in(command: Sequence[str]) -> tuple[str, ...]:
+    """Return the kernel_name of every argument that can be one: better one too many."""
+    return tuple(kernel_name(word) for word in command[1:] if _NAME.fullmatch(word))
 
 
 def index(depmod: str, place: Place) -> list[str]:

@@ -14,7 +14,8 @@ from kmm_common.desired import ModuleFailure
 from kmm_daemon.kernel import symbols
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.kernel.symbols import Exporters
-from kmm_daemon.values import KernelModule, StepError
+from kmm_daemon.unended import still_running
+from kmm_daemon.values import KernelModule, Process, StepError
 
 _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 """What a C program prints, by which error it is."""
@@ -56,6 +57,8 @@ class Attempt:
     modules_disabled: bool = False
     exporters: Exporters = field(default_factory=Exporters)
     """Of symbols that were missing."""
+    unended: Process | None = None
+    """What even SIGKILL has not ended."""
 
     @property
     def refused(self) -> tuple[str, str]:
@@ -132,12 +135,10 @@ def _error(attempt: Attempt, cause: Cause) -> StepError:
 
 
 def _timed_out(attempt: Attempt) -> Cause | None:
-    done = attempt.completed
-    if done.stuck:
-        message = f"{attempt.name or 'modprobe'}: process {done.stuck.pid} waits inside the kernel "
-        message += "and cannot be killed: nothing is started for this Module until it ends"
-        return Cause(Reason.TIMED_OUT, message)
-    if done.timed_out:
+    if attempt.unended:
+        told = still_running(attempt.unended)
+        return Cause(Reason(told.reason), told.message)
+    if attempt.completed.timed_out:
         return Cause(Reason.TIMED_OUT, f"{attempt.name or 'modprobe'} took too long and was ended")
     return None
 

@@ -1,4 +1,4 @@
-"""modprobe and rmmod with a deadline and an ear on the kernel log; none behind a stuck one."""
+"""modprobe and rmmod with a deadline and an ear on the kernel log; one at a time for a Module."""
 
 import asyncio
 import logging
@@ -10,11 +10,13 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleFailure, ModuleRef
 from kmm_common.logs import log
 from kmm_daemon.kernel import argv, classify, kmsg, outcome, procfs, usage
+from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.kmsg import KernelLog
 from kmm_daemon.kernel.procfs import KernelReader
-from kmm_daemon.kernel.runner import Completed, Deadline, Programs, Runner, Running
-from kmm_daemon.values import StepError
+from kmm_daemon.kernel.runner import Deadline, Programs, Runner
+from kmm_daemon.unended import still_running
+from kmm_daemon.values import Process, StepError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Commands:
         runner: Runner,
         programs: Programs,
         deadline: Deadline,
+        claims: Claims,
         root: Path,
     ) -> None:
         self._rmmod = programs.rmmod
@@ -36,36 +39,36 @@ class Commands:
         self._runner = runner
         self._deadline = deadline
         self._root = root
-        self._stuck: dict[ModuleRef, Running] = {}
+        self._claims = claims
 
     async def run(self, ref: ModuleRef, command: list[str], names: Iterable[str]) -> Attempt:
         """Run a program and listen to what the kernel says about modules of these names."""
-        self.refuse_while_stuck(ref)
-        with KernelLog.from_now(self._root / "dev/kmsg") as listening:
-            completed = await self._runner.run(command, self._deadline)
-            lines = kmsg.about(listening.records(), names)
+        self.refuse_beside_another(ref)
+        wanted = tuple(names)
+        touched = tuple(dict.fromkeys((*wanted, *argv.names_in(command))))
+        process = Process(ref=ref, program=Path(command[0]).name, names=touched)
+        with (
+            self._claims.made(process) as claim,
+            KernelLog.from_now(self._root / "dev/kmsg") as listening,
+        ):
+            completed = await self._runner.run(command, self._deadline, claim)
+            lines = kmsg.about(listening.records(), wanted)
             readable = listening.readable
-        if completed.stuck:
-            self._stuck[ref] = completed.stuck
         return Attempt(
             name="",
             completed=completed,
+            unended=claim.process if completed.stuck else None,
             kernel_log=lines,
             log_readable=readable,
             kernel=(await self._reader.view()).kernel_version,
             modules_disabled=await asyncio.to_thread(self._reader.files.modules_disabled),
         )
 
-    def refuse_while_stuck(self, ref: ModuleRef) -> None:
-        """Raise StepError while a process for this Module does not end."""
-        running = self._stuck.get(ref)
-        if running is None:
-            return
-        if running.ended:
-            del self._stuck[ref]
-            return
-        completed = Completed(exit_code=None, timed_out=True, stuck=running)
-        raise classify.load_failure(Attempt(name=str(ref), completed=completed))
+    def refuse_beside_another(self, ref: ModuleRef) -> None:
+        """Raise StepError while a process that was started for this Module has not ended."""
+        process = self._claims.alive().get(ref)
+        if process:
+            raise StepError(still_running(process))
 
     async def refuse_in_use(self, names: Iterable[str], group: Iterable[str]) -> None:
         """Raise StepError, before anything is touched, for what could only be done in part."""
@@ -94,7 +97,7 @@ class Commands:
             except StepError as error:
                 why = error.failure.reason
                 log(logger, logging.WARNING, "module left", ref=str(ref), module=name, why=why)
-                if why == Reason.TIMED_OUT:
+                if why in (Reason.TIMED_OUT, Reason.STILL_RUNNING):
                     raise
 
     async def not_removed(self, attempt: Attempt, name: str) -> StepError:

@@ -12,7 +12,8 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
-from kmm_daemon.kernel import argv, classify, outcome, symbols
+from kmm_daemon.kernel import argv, claims, classify, outcome, symbols
+from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.commands import Commands
 from kmm_daemon.kernel.contents import Contents, read_contents
@@ -54,6 +55,7 @@ class ModprobeKernel:
         self, places: KernelPlaces, runner: Runner, programs: Programs, deadline: Deadline
     ) -> None:
         self._modprobe = programs.modprobe
+        self._claims = Claims(places.run / claims.NAME)
         files = KernelFiles(root=places.root, module_trees=places.module_trees)
         self._reader = KernelReader(files)
         self._commands = Commands(
@@ -61,6 +63,7 @@ class ModprobeKernel:
             runner=runner,
             programs=programs,
             deadline=deadline,
+            claims=self._claims,
             root=places.root,
         )
         self._workspaces = Workspaces(places.run / "modules", runner, programs.depmod)
@@ -72,7 +75,9 @@ class ModprobeKernel:
 
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return the truth of this moment, from /proc and /sys. Raises TransientError."""
-        return await self._reader.view(parameters_of)
+        # The processes first: what ends after that is noticed at the next look.
+        at_work = await asyncio.to_thread(self._claims.alive)
+        return replace(await self._reader.view(parameters_of), at_work=at_work)
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         """Return srcversion by kernel_name for the Module's kernel modules in the image."""
@@ -133,7 +138,7 @@ class ModprobeKernel:
                 return await self._insert(module, contents, place)
         except StepError as error:
             # An init that is still running may yet ask for its firmware.
-            if error.failure.reason != Reason.TIMED_OUT:
+            if error.reason not in (Reason.TIMED_OUT, Reason.STILL_RUNNING):
                 await self._forget(module.ref, view.boot_id)
             raise
 
@@ -141,7 +146,7 @@ class ModprobeKernel:
         ref = record.module.ref
         asked = asked_for(record.module) or record.kernel_modules[:1]
         going = [name for name in record.kernel_modules if name not in keep]
-        self._commands.refuse_while_stuck(ref)
+        self._commands.refuse_beside_another(ref)
         await self._commands.refuse_in_use([name for name in going if name in asked], going)
         await self._unload_as_told(record.module, frozenset(going))
         for name in going:
@@ -160,7 +165,7 @@ class ModprobeKernel:
         going: frozenset[str] = frozenset(),
     ) -> Shipment:
         """Return the image's firmware; raise StepError if it, or the kernel, forbids a load."""
-        self._commands.refuse_while_stuck(module.ref)
+        self._commands.refuse_beside_another(module.ref)
         shipment = await self._firmware.scan(module, image)
         await self._firmware.check(shipment, view.boot_id)
         staying = {name: row for name, row in view.modules.items() if name not in going}

@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kmm_common.errors import TerminalError, TransientError
+from kmm_daemon.kernel.claims import Claim
 
 OUTPUT_BYTES = 64 * 1024
 SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin"
@@ -25,19 +26,6 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A process that outlived its SIGKILL: it waits inside the kernel."""
-
-    pid: int
-    process: asyncio.subprocess.Process = field(repr=False, compare=False)
-
-    @property
-    def ended(self) -> bool:
-        """True once the process is gone after all."""
-        return self.process.returncode is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """How a process ended."""
 
@@ -47,8 +35,8 @@ class Completed:
     """The last 64 KiB of it."""
     timed_out: bool = False
     signal: int | None = None
-    stuck: Running | None = None
-    """The process, if even SIGKILL has not ended it."""
+    stuck: bool = False
+    """Not even SIGKILL has ended it: it waits inside the kernel."""
 
     @property
     def ok(self) -> bool:
@@ -110,14 +98,17 @@ class _Tail:
 class Runner:
     """Starts programs in a process group of their own and waits for them, never for ever."""
 
-    async def run(self, argv: Sequence[str], deadline: Deadline) -> Completed:
+    async def run(
+        self, argv: Sequence[str], deadline: Deadline, claim: Claim | None = None
+    ) -> Completed:
         """Run a program, given by absolute path, to its end or to its deadline.
 
-        Raises TransientError if it cannot be started. Cancelled, it kills the process group.
+        The process takes a claim with it. Raises TransientError if it cannot be started.
+        Cancelled, it kills the process group.
         """
         tail = _Tail()
         try:
-            process = await _start(argv, tail.writer)
+            process = await _start(argv, tail.writer, claim)
             os.close(tail.writer)
             ended_in_time = await _waited(process, deadline)
         finally:
@@ -125,9 +116,11 @@ class Runner:
         return _completed(process, stderr, timed_out=not ended_in_time)
 
 
-async def _start(argv: Sequence[str], stderr: int) -> asyncio.subprocess.Process:
+async def _start(
+    argv: Sequence[str], stderr: int, claim: Claim | None
+) -> asyncio.subprocess.Process:
     try:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -136,11 +129,15 @@ async def _start(argv: Sequence[str], stderr: int) -> asyncio.subprocess.Process
             cwd="/",
             # A session of its own is a process group of its own, and uvloop knows no other way.
             start_new_session=True,
+            pass_fds=(claim.descriptor,) if claim else (),
         )
     except OSError as error:
         os.close(stderr)
         message = f"cannot start {argv[0]}: {error.strerror}"
         raise TransientError(message, reason="ProgramNotStarted") from error
+    if claim:
+        claim.started(process.pid)
+    return process
 
 
 async def _waited(process: asyncio.subprocess.Process, deadline: Deadline) -> bool:
@@ -173,8 +170,7 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
 def _completed(process: asyncio.subprocess.Process, stderr: str, *, timed_out: bool) -> Completed:
     code = process.returncode
     if code is None:
-        running = Running(pid=process.pid, process=process)
-        return Completed(exit_code=None, stderr=stderr, timed_out=True, stuck=running)
+        return Completed(exit_code=None, stderr=stderr, timed_out=True, stuck=True)
     if code < 0:
         return Completed(exit_code=None, signal=-code, stderr=stderr, timed_out=timed_out)
     return Completed(exit_code=code, stderr=stderr, timed_out=timed_out)

@@ -56,7 +56,7 @@ def situation(*, rows=(), records=(), wanted=(), images=(), begun=()) -> Situati
             (),
             {"m", "m2"},
         ),
-        (Modprobe(module_name="m", raw_args=ModprobeArgs(load=("other",))), (), {"m"}),
+        (Modprobe(module_name="m", raw_args=ModprobeArgs(load=("other",))), (), {"m", "other"}),
     ],
     ids=["dash", "order", "in-tree", "raw", "raw beside a name"],
 )

@@ -3,13 +3,13 @@
 import inspect
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kmm_common.api.names import Reason
+from kmm_common.desired import ModuleRef
 from kmm_daemon.kernel import classify
 from kmm_daemon.kernel.classify import (
     Attempt,
@@ -18,8 +18,8 @@ from kmm_daemon.kernel.classify import (
     load_failure,
     unload_failure,
 )
-from kmm_daemon.kernel.runner import Completed, Running
-from kmm_daemon.values import KernelModule
+from kmm_daemon.kernel.runner import Completed
+from kmm_daemon.values import KernelModule, Process
 
 NOT_INSERTED = "modprobe: ERROR: could not insert '{}': {}\n"
 ENOENT = "Unknown symbol in module, or unknown parameter (see dmesg)"
@@ -202,12 +202,11 @@ def test_every_explanation_fits_into_the_status():
 
 
 def test_process_that_cannot_be_killed_is_named():
-    running = Running(pid=827, process=SimpleNamespace(returncode=None))
-    error = load_failure(
-        attempt(completed=Completed(exit_code=None, timed_out=True, stuck=running))
-    )
-    assert error.failure.reason == Reason.TIMED_OUT
-    assert "process 827 waits inside the kernel" in error.failure.message
+    process = Process(ref=ModuleRef("ns", "m"), pid=827, program="modprobe", names=("m", "below"))
+    completed = Completed(exit_code=None, timed_out=True)
+    error = load_failure(attempt(completed=completed, unended=process))
+    assert error.failure.reason == Reason.STILL_RUNNING
+    assert "process 827 (modprobe m) has not ended" in error.failure.message
 
 
 def row(**fields) -> KernelModule:

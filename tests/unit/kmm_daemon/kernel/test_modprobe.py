@@ -1,6 +1,5 @@
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -8,11 +7,12 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
 from kmm_common.errors import TransientError
 from kmm_daemon.kernel.modprobe import ModprobeKernel
-from kmm_daemon.kernel.runner import Completed, Running
-from kmm_daemon.values import Kernel, LoadedRecord, ReadyImage, StepError
-from support.tmpkernel import TmpKernel, Trouble, image, loaded, module
+from kmm_daemon.kernel.runner import Completed
+from kmm_daemon.values import Kernel, LoadedRecord, Process, ReadyImage, StepError
+from support.tmpkernel import PID, TmpKernel, Trouble, image, loaded, module
 
 STACK = {"top": ("mid", "1"), "mid": ("low", "2"), "low": ("", "3")}
+STUCK = Completed(exit_code=None, timed_out=True, stuck=True)
 
 
 @pytest.fixture
@@ -158,19 +158,48 @@ async def test_module_that_is_still_loading_at_the_deadline_is_left_alone(node, 
 
 
 async def test_nothing_is_started_for_a_module_while_its_process_is_stuck(node, kernel, stack):
-    process = SimpleNamespace(returncode=None)
-    stuck = Completed(exit_code=None, timed_out=True, stuck=Running(pid=7, process=process))
-    node.trouble["low"] = Trouble(completed=stuck)
+    node.trouble["low"] = Trouble(completed=STUCK)
     for _ in range(2):
         error = await refused(kernel.load(module("low"), stack))
-        assert "process 7" in error.failure.message
+        assert error.failure.reason == Reason.STILL_RUNNING
+        assert f"process {PID} (modprobe low) has not ended" in error.failure.message
     assert len(node.commands) == 1
     await kernel.load(
         module("top", modules_loading_order=()), image(node.root / "o", {"top": ("", "")})
     )
-    process.returncode = -9
+    node.end_stuck()
     del node.trouble["low"]
     assert (await kernel.load(module("low"), stack)).kernel_modules == ("low",)
+
+
+async def test_process_that_has_not_ended_is_known_to_the_next_daemon(node, kernel, stack):
+    node.trouble["low"] = Trouble(completed=STUCK, state="Loading")
+    await refused(kernel.load(module("low"), stack))
+    process = Process(ref=module("low").ref, pid=PID, program="modprobe", names=("low",))
+    assert (await node.kernel().view()).at_work == {module("low").ref: process}
+    error = await refused(node.kernel().load(module("low"), stack))
+    assert error.failure.reason == Reason.STILL_RUNNING
+    assert len(node.commands) == 1
+    node.end_stuck()
+    assert (await node.kernel().view()).at_work == {}
+
+
+async def test_all_that_raw_arguments_name_is_in_the_hands_of_the_process(node, kernel, stack):
+    raw = module("top", raw_args=ModprobeArgs(load=("-d", "/opt", "-q", "else-where", "low")))
+    node.trouble["low"] = Trouble(completed=STUCK)
+    await refused(kernel.load(raw, stack))
+    process = (await kernel.view()).at_work[raw.ref]
+    assert process.names == ("low", "else_where")
+
+
+async def test_removal_that_does_not_end_forbids_a_load(node, kernel, stack):
+    record = await kernel.load(module("top"), stack)
+    node.removals_stuck.add("top")
+    error = await refused(kernel.unload(record, frozenset()))
+    assert f"process {PID} (rmmod top) has not ended" in error.failure.message
+    before = len(node.commands)
+    assert (await refused(kernel.load(module("top"), stack))).reason == Reason.STILL_RUNNING
+    assert len(node.commands) == before
 
 
 async def test_in_tree_module_makes_room_for_the_images(node, kernel, stack):
@@ -328,7 +357,7 @@ async def test_ignored_parameter_is_a_warning_of_a_load_that_succeeds(node, kern
 
 
 async def test_error_of_the_node_itself_is_told_and_tried_again(node, kernel, stack, monkeypatch):
-    async def not_started(argv, deadline):
+    async def not_started(argv, deadline, claim):
         raise TransientError("cannot start /sbin/modprobe: Cannot allocate memory")
 
     monkeypatch.setattr(node, "run", not_started)

@@ -42,17 +42,20 @@ async def test_process_is_killed_when_it_ignores_sigterm():
 
 
 async def test_process_is_reported_stuck_when_not_even_sigkill_ends_it(monkeypatch):
-    real = os.killpg
+    start, started = asyncio.create_subprocess_exec, []
+
+    async def noted(*argv, **options):
+        started.append(await start(*argv, **options))
+        return started[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
     monkeypatch.setattr(os, "killpg", lambda group, number: None)
     completed = await Runner().run(
         ["/bin/sleep", "1000"], Deadline(seconds=0.01, grace=0.01, last=0.01)
     )
-    assert completed.timed_out
-    assert completed.stuck is not None
-    assert not completed.stuck.ended
-    real(completed.stuck.pid, signal.SIGKILL)
-    await completed.stuck.process.wait()
-    assert completed.stuck.ended
+    assert completed == Completed(exit_code=None, timed_out=True, stuck=True)
+    started[0].kill()
+    assert await started[0].wait() == -signal.SIGKILL
 
 
 async def test_end_is_reported_when_a_grandchild_holds_the_pipe_open():
