@@ -5,7 +5,7 @@ Both stand behind the daemon's own ports, so that agent, plan, journal and link 
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -102,8 +102,13 @@ class SimKernel:
     gates: dict[ModuleRef, asyncio.Event] = field(default_factory=dict)
     """A load waits until its gate is open."""
     stuck: dict[ModuleRef, str] = field(default_factory=dict)
-    """In whose init, or exit, the next process of a Module waits; "" for one that shows nothing."""
+    """In whose init the next process of a Module waits, or in its exit if it takes it out.
+
+    "" is for one that shows nothing in /proc/modules.
+    """
     at_work: dict[ModuleRef, Process] = field(default_factory=dict)
+    piled_up: list[tuple[ModuleRef, Process]] = field(default_factory=list)
+    """Whose process was started beside another one that works on the same kernel modules."""
     firmware: set[ModuleRef] = field(default_factory=set)
     """Whose firmware is on the host; it outlives the boot."""
     left: set[str] = field(default_factory=set)
@@ -140,8 +145,10 @@ class SimKernel:
 
     async def load(self, module: DesiredModule, image: ReadyImage) -> LoadedRecord:
         self.calls.append(("load", module.ref))
+        content = self.images.content(module, image)
+        self._note_pile(module.ref, _closure(kernel_name(module.modprobe.module_name), content))
         if module.ref in self.stuck:
-            self._stick_in_load(module, self.images.content(module, image))
+            self._stick_in_load(module, content)
         if gate := self.gates.get(module.ref):
             await self._pass(gate, module, image)
         self._require_end(module.ref)
@@ -173,8 +180,8 @@ class SimKernel:
 
     async def unload(self, record: LoadedRecord, keep: frozenset[str]) -> None:
         self.calls.append(("unload", record.module.ref))
-        if name := self.stuck.get(record.module.ref):
-            self._stick(record.module.ref, "rmmod", (name,), "Unloading")
+        self._note_pile(record.module.ref, record.kernel_modules)
+        self._stick_in_unload(record)
         self._require_end(record.module.ref)
         for position, name in enumerate(record.kernel_modules):
             if name in keep or name not in self.rows:
@@ -195,18 +202,17 @@ class SimKernel:
     def reboot(self, boot_id: str) -> None:
         """Lose everything that a reboot loses."""
         self.boot_id = boot_id
-        for memory in (self.rows, self.parameters, self.busy, self.at_work):
+        for memory in (self.rows, self.parameters, self.busy, self.stuck, self.at_work):
             memory.clear()
 
     def end(self, ref: ModuleRef, *, live: bool) -> None:
         """Let a stuck process end; the module in which it waits stays, or goes."""
         process = self.at_work.pop(ref)
-        for name in process.names:
-            row = self.rows.get(name)
-            if row and row.state != "Live" and live:
-                self.rows[name] = replace(row, state="Live")
-            elif row and row.state != "Live":
-                del self.rows[name]
+        for row in [self.rows[name] for name in process.names if name in self.rows]:
+            if row.state != "Live" and live:
+                self.rows[row.name] = replace(row, state="Live")
+            elif row.state != "Live":
+                self._delete(row.name)
 
     def insmod(self, name: str, srcversion: str = "elsewhere") -> None:
         """Load a module as somebody else would."""
@@ -225,20 +231,31 @@ class SimKernel:
         return self.calls.count(("unload", ref))
 
     def _stick_in_load(self, module: DesiredModule, content: Mapping[str, SimFile]) -> None:
-        names = _closure(kernel_name(module.modprobe.module_name), content)
-        hangs = self.stuck[module.ref]
-        below = _closure(hangs, content)[1:] if hangs else []
-        for name in below:
-            self.rows.setdefault(name, KernelModule(name=name, srcversion=content[name].srcversion))
+        own, hangs = kernel_name(module.modprobe.module_name), self.stuck.pop(module.ref)
+        if hangs in self.rows:
+            hangs = own
         if hangs:
-            self.rows[hangs] = KernelModule(name=hangs, srcversion=content[hangs].srcversion)
-        self._stick(module.ref, "modprobe", tuple(names), "Loading")
+            self._insert(_closure(hangs, content), content)
+            self.rows[hangs] = replace(self.rows[hangs], state="Loading")
+        if hangs == own:
+            self.parameters[own] = module.modprobe.parameters
+        self._leave(module.ref, "modprobe", _closure(own, content))
 
-    def _stick(self, ref: ModuleRef, program: str, names: tuple[str, ...], state: str) -> None:
-        hangs = self.stuck.pop(ref)
-        if hangs:
-            self.rows[hangs] = replace(self.rows[hangs], state=state)
-        self.at_work[ref] = Process(ref=ref, pid=PID, program=program, names=names)
+    def _stick_in_unload(self, record: LoadedRecord) -> None:
+        ref, name = record.module.ref, next(iter(record.kernel_modules), "")
+        row = self.rows.get(name)
+        if ref in self.stuck and row and not row.holders and name not in self.busy:
+            del self.stuck[ref]
+            self.rows[name] = replace(row, state="Unloading")
+            self._leave(ref, "rmmod", [name])
+
+    def _leave(self, ref: ModuleRef, program: str, names: Sequence[str]) -> None:
+        self.at_work[ref] = Process(ref=ref, pid=PID, program=program, names=tuple(names))
+
+    def _note_pile(self, ref: ModuleRef, names: Iterable[str]) -> None:
+        for process in self.at_work.values():
+            if process.ref == ref or set(names).intersection(process.names):
+                self.piled_up.append((ref, process))
 
     def _require_end(self, ref: ModuleRef) -> None:
         if ref in self.at_work:
@@ -258,15 +275,20 @@ class SimKernel:
         own = kernel_name(module.modprobe.module_name)
         if own not in content:
             raise failure(Reason.MODULE_NOT_FOUND, f"Module {own} not found", retry=False)
-        missing = [name for name in _closure(own, content) if name not in self.rows]
+        missing = self._insert(_closure(own, content), content)
+        if own in missing:
+            self.parameters[own] = module.modprobe.parameters
+        return tuple(missing)
+
+    def _insert(self, names: Sequence[str], content: Mapping[str, SimFile]) -> list[str]:
+        """Put in what is not there of these; return it."""
+        missing = [name for name in names if name not in self.rows]
         for name in missing:
             self.rows[name] = KernelModule(name=name, srcversion=content[name].srcversion)
         for name in missing:
             for below in content[name].depends:
                 self._add_holder(below, name)
-        if own in missing:
-            self.parameters[own] = module.modprobe.parameters
-        return tuple(missing)
+        return missing
 
     def _take_out(self, name: str) -> None:
         row = self.rows.get(name)
@@ -275,6 +297,9 @@ class SimKernel:
         if row.holders or name in self.busy:
             by = ", ".join(row.holders) or "an open file"
             raise failure(Reason.IN_USE, f"{name} is in use by {by}")
+        self._delete(name)
+
+    def _delete(self, name: str) -> None:
         del self.rows[name]
         self.parameters.pop(name, None)
         self._drop_holder(name)

@@ -120,6 +120,18 @@ class History(RuleBasedStateMachine):
     def load_is_held_up(self, name: str) -> None:
         self.node.kernel.gates.setdefault(ref(name), asyncio.Event())
 
+    @rule(name=st.sampled_from(NAMES), where=st.sampled_from(["", "own", "below"]))
+    def next_process_will_not_end(self, name: str, where: str) -> None:
+        below = name if name == "base" else "shared"
+        hangs = {"": "", "own": name, "below": below}
+        self.node.kernel.stuck.setdefault(ref(name), hangs[where])
+
+    @rule(live=st.booleans())
+    def processes_end_after_all(self, live: bool) -> None:
+        self.node.kernel.stuck.clear()
+        for name in list(self.node.kernel.at_work):
+            self.node.kernel.end(name, live=live)
+
     @rule()
     def held_up_go_on(self) -> None:
         self.run(self.release())
@@ -141,6 +153,7 @@ class History(RuleBasedStateMachine):
     def quiet(self) -> None:
         """After the last fault the kernel has what is desired, and nothing else of ours."""
         self.everybody_closes()
+        self.processes_end_after_all(live=False)
         self.run(self.release())
         for _ in range(4):
             self.run(self.node.clock.advance(700))
@@ -162,6 +175,7 @@ class History(RuleBasedStateMachine):
     @invariant()
     def promises_are_kept(self) -> None:
         assert check(self.published, {"n": self.recorder.lines}) == []
+        assert self.node.kernel.piled_up == []
 
     async def release(self) -> None:
         for gates in (self.node.kernel.gates, self.node.kernel.images.gates):

@@ -126,6 +126,22 @@ async def test_end_of_the_process_is_noticed_and_the_kernel_decides(
     assert node.kernel.rows == {}
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])
+async def test_what_an_unseen_load_brings_in_the_end_goes_with_its_module(
+    node: Node, restart: bool
+) -> None:
+    await stuck_load(node, "")
+    await node.clock.advance(LONG)
+    if restart:
+        await node.restart()
+    node.kernel.insmod("dep", "v-dep")
+    node.kernel.end(ref(), live=True)
+    await node.clock.advance(2.0)
+    assert of(node).state is ModuleState.LOADED
+    await node.want()
+    assert node.kernel.rows == {}
+
+
 @pytest.mark.parametrize("other", OTHERS.values(), ids=list(OTHERS))
 @pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])
 async def test_module_that_touches_the_same_waits_and_says_for_whom(
