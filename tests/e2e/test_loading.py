@@ -1,9 +1,11 @@
 """Every way in which a Module says how its kernel module is loaded, and every way to fail."""
 
+import lzma
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import zstandard
 
 from kmm_common.api import names
 from kmm_sandbox import kmodimage, samples
@@ -32,6 +34,44 @@ def test_modules_of_a_loading_order_come_one_after_the_other_and_all_go(stage: S
     outcome.wait_gone()
     for node in stage.sandbox.nodes:
         assert not set(order).intersection(rows(stage, node))
+
+
+def test_what_the_image_says_goes_along_with_a_module_comes_and_goes_with_it(stage: Stage) -> None:
+    """xts itself says `softdep pre: ecb`: only modules.softdep has it, nothing depends on it."""
+    files = kmodimage.kmod_files(stage.sandbox.kernel, ("xts", "ecb"))
+    outcome = stage.run("along", push_files(stage.sandbox, "along", files), {"moduleName": "xts"})
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes:
+        assert {"xts", "ecb"} <= set(rows(stage, node))
+    stage.delete("along")
+    outcome.wait_gone()
+    for node in stage.sandbox.nodes:
+        assert "ecb" not in rows(stage, node)
+
+
+COMPRESSED = {"xz": lzma.compress, "zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", ["xz", "zst", ""])
+@pytest.mark.parametrize("indexed", [True, False], ids=["modules.dep", "no modules.dep"])
+def test_modules_of_any_build_are_loaded_with_what_they_need(
+    stage: Stage, suffix: str, indexed: bool
+) -> None:
+    """Compressed one by one as distributions do it, and with or without depmod's work."""
+    compress = COMPRESSED.get(suffix, bytes)
+    version, end = stage.sandbox.kernel.version, f".{suffix}" if suffix else ""
+    extra = {f"{m}.ko{end}": compress(own_module(version, m)) for m in (CORE, "kmt_user")}
+    files = kmodimage.kmod_files(stage.sandbox.kernel, extra=extra, depmod=indexed)
+    assert any(path.endswith("/modules.dep") for path in files) == indexed
+    name = f"built{suffix}{indexed}".lower()
+    outcome = stage.run(name, push_files(stage.sandbox, name, files), {"moduleName": "kmt_user"})
+    outcome.wait_loaded()
+    for node in stage.sandbox.nodes:
+        assert rows(stage, node)[:2] == ["kmt_user", CORE]
+    stage.delete(name)
+    outcome.wait_gone()
+    for node in stage.sandbox.nodes:
+        assert CORE not in rows(stage, node)
 
 
 def test_module_of_another_directory_is_loaded_with_its_arguments(stage: Stage) -> None:
@@ -220,6 +260,21 @@ def test_module_of_the_host_that_has_a_missing_symbol_is_named(stage: Stage) -> 
     message = stage.wait_failed("ppp", "UnknownSymbol")
     assert message.startswith("ppp_generic needs symbol slhc_")
     assert "which the host has in slhc: add that to the image" in message
+
+
+def test_modprobe_that_somebody_kills_is_told_and_tried_again(stage: Stage) -> None:
+    """Its init fails in the end: one that succeeds is in the kernel, whoever was killed."""
+    node = stage.sandbox.nodes["node1"]
+    image = push_own(stage.sandbox, "core", CORE)
+    stage.apply("killed", image, CORE, parameters=["delay_ms=5000", "fail=19"])
+    stage.until(lambda: stage.initializes("node1", CORE), f"init of {CORE}")
+    node.execute("sh", "-c", "kill -9 $(grep -lx modprobe /proc/[0-9]*/comm | cut -d/ -f3)").check()
+    stage.until(
+        lambda: stage.report("node1", "killed").get("error", {}).get("reason") == "Killed",
+        "node1 says that modprobe was killed",
+    )
+    assert "a signal ended modprobe (9)" in stage.report("node1", "killed")["error"]["message"]
+    stage.wait_failed("killed", "DeviceError")
 
 
 def require_evidence(error: Mapping[str, Any], line: str) -> None:

@@ -8,10 +8,12 @@ import pytest
 from kmm_common.desired import ModuleFailure
 from kmm_daemon import journal, lock, status
 from kmm_daemon.journal import Memory
+from kmm_daemon.kernel import claims
+from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.settings import Settings
 from kmm_daemon.situation import FailedStep
 from kmm_daemon.status import NodeStatus, as_text
-from kmm_daemon.values import KernelModule, KernelView, LoadedRecord
+from kmm_daemon.values import KernelModule, KernelView, LoadedRecord, Process
 from support.node import desired
 from support.simkernel import KERNEL
 from support.tmpkernel import TmpKernel
@@ -103,6 +105,16 @@ async def test_journal_of_this_boot_and_the_running_daemon_are_found(
     assert seen.memory == MEMORY
     assert seen.daemon.isdecimal()
     assert (await status.look(settings(tmp_path), host)).daemon == ""
+
+
+async def test_process_that_has_not_ended_is_told(tmp_path: Path, host: Path) -> None:
+    (tmp_path / journal.NAME).write_bytes(journal.encode(MEMORY, "boot-1"))
+    process = Process(ref=LOADED.ref, program="rmmod", names=("good",))
+    with Claims(tmp_path / claims.NAME).made(process) as claim:
+        claim.started(812)
+        text = as_text(await status.look(settings(tmp_path), host))
+    assert "Module ns/good: Pending" in text
+    assert "StillRunning: process 812 (rmmod good) has not ended" in text
 
 
 def test_node_without_any_desired_state_says_so() -> None:
