@@ -23,8 +23,8 @@ from kmm_cp.serving.values import Report
 
 logger = logging.getLogger(__name__)
 
-PASSING_SECONDS = 5.0
-"""How long a state that may pass is held back: a small image's pull and load are one write."""
+PASSING_SECONDS = 10.0
+"""How long a state that may pass is held back: pull and load of most images are one write."""
 GAP_SECONDS = 1.0
 """How long the ready label may outlast the module that a reload has taken out."""
 CONCURRENT_WRITES = 16
