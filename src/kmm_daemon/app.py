@@ -51,7 +51,8 @@ async def run(settings: Settings) -> None:
 
 
 async def _run(settings: Settings) -> None:
-    clock, metrics, credentials = SystemClock(), Metrics(), _Credentials()
+    clock, credentials = SystemClock(), _Credentials()
+    metrics = Metrics(version=version("kmm"))
     kernel = _kernel(settings)
     view = await kernel.view()
     journal = Journal(settings.run_dir, view.boot_id)

@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from kmm_common.desired import ModuleState, ReportedModule
 
@@ -13,8 +13,10 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
 class Metrics:
     """The daemon's metrics, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, version: str) -> None:
         self._registry = registry = CollectorRegistry()
+        build = Info("kmm_daemon_build", "The program that runs.", registry=registry)
+        build.info({"version": version})
         self._steps = {
             "load": Counter("kmm_daemon_loads", "Loads by result.", ["result"], registry=registry),
             "unload": Counter(

@@ -190,7 +190,11 @@ async def live(order: Order, fuse: Fuse) -> None:
     )
     journal = Journal(root / "run", BOOT)
     agent = Agent(
-        images=store, kernel=kernel.kernel(), journal=journal, clock=clock, metrics=Metrics()
+        images=store,
+        kernel=kernel.kernel(),
+        journal=journal,
+        clock=clock,
+        metrics=Metrics(version="test"),
     )
     fuse.wire()
     await store.open()

@@ -86,7 +86,7 @@ class Node:
     _task: asyncio.Task[None] | None = None
 
     async def start(self) -> "Node":
-        self.metrics = Metrics()
+        self.metrics = Metrics(version="test")
         self.agent = Agent(
             images=self.kernel.images,
             kernel=self.kernel,

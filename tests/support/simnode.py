@@ -159,7 +159,7 @@ class SimNode:
         files = certificate or await asyncio.to_thread(self.certificate)
         boot = self.directory / self.kernel.boot_id
         boot.mkdir(parents=True, exist_ok=True)
-        metrics, clock = Metrics(), SystemClock()
+        metrics, clock = Metrics(version="test"), SystemClock()
         self._journal = Journal(boot, self.kernel.boot_id)
         self.agent = Agent(
             images=self.kernel.images,

@@ -45,7 +45,7 @@ def test_every_refusal_is_explained(refusal: Refusal) -> None:
     ("program", "exposition"),
     [
         ("kmm-cp", kmm_cp.roles.metrics.Metrics(version="1").exposition()),
-        ("kmm-daemon", kmm_daemon.metrics.Metrics().exposition()),
+        ("kmm-daemon", kmm_daemon.metrics.Metrics(version="test").exposition()),
     ],
 )
 def test_metrics_that_are_listed_are_those_that_are_served(program: str, exposition: bytes) -> None:
