@@ -3,6 +3,7 @@
 import os
 import random
 
+import pytest
 import yaml
 
 from kmm_sandbox import kmodimage
@@ -55,6 +56,7 @@ def require_agreement(stage: Stage, name: str, digest: str) -> None:
     assert stage.report(name, "user")["imageDigest"] == digest
 
 
+@pytest.mark.timeout(1200)
 def test_daemon_killed_at_any_moment_ends_with_what_is_desired(stage: Stage) -> None:
     chance = random.Random(SEED)  # noqa: S311 a seed, no secret
     nodes = stage.sandbox.nodes
