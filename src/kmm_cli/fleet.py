@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmm_cli.problems import Problem, Unmatched, name_of, problems_of, unmatched
-from kmm_common.api.nodemodulesstate import spec_from_json, status_from_json
+from kmm_common.api.nodemodulesstate import NodeStatus, readable_status, spec_from_json
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, ReportedModule
 
 DISCONNECTED = "Disconnected"
@@ -69,7 +69,9 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
     for state in states:
         node, status = state["metadata"]["name"], state.get("status") or {}
         connected[node] = bool((status.get("daemon") or {}).get("connected"))
-        reported = {module.ref: module for module in status_from_json(status).modules}
+        reported = {
+            module.ref: module for module in (readable_status(status) or NodeStatus()).modules
+        }
         for entry in _entries(state, reported):
             shown = entry.state if connected[node] else DISCONNECTED
             counts.setdefault((str(entry.ref), entry.kernel), Counter())[shown] += 1

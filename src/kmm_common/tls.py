@@ -23,6 +23,8 @@ HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
 """asyncio waits 30 s for a dead peer to say goodbye."""
 RELOAD_SECONDS = 10.0
+CERTIFICATE_EXPIRED = 10
+"""verify_code of an SSLCertVerificationError: X509_V_ERR_CERT_HAS_EXPIRED."""
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?"

@@ -172,6 +172,14 @@ def status_from_json(status: Mapping[str, Any] | None) -> NodeStatus:
     )
 
 
+def readable_status(status: Mapping[str, Any] | None) -> NodeStatus | None:
+    """Return a status; None for one that nobody of us can have written."""
+    try:
+        return status_from_json(status)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _module_to_json(module: ReportedModule) -> dict[str, Any]:
     return to_json(
         ModuleStatus(

@@ -9,9 +9,9 @@ from kmm_common.api.names import SPEC_HASH_ANNOTATION
 from kmm_common.api.nodemodulesstate import (
     DaemonStatus,
     NodeStatus,
+    readable_status,
     spec_from_json,
     spec_hash,
-    status_from_json,
 )
 from kmm_common.desired import DesiredModule, ModuleRef, ReportedModule
 
@@ -112,7 +112,8 @@ class NodeState:
             metadata=metadata,
             modules=modules,
             intact=written == spec_hash(modules),
-            status=_readable_status(state.get("status")),
+            # One that cannot be read is as good as none: the node will say it anew.
+            status=readable_status(state.get("status")) or NodeStatus(),
         )
 
     @property
@@ -141,14 +142,6 @@ class NodeState:
     def report_of(self, ref: ModuleRef) -> ReportedModule | None:
         """Return what the daemon said of a Module last, in whichever boot."""
         return next((module for module in self.status.modules if module.ref == ref), None)
-
-
-def _readable_status(status: Mapping[str, Any] | None) -> NodeStatus:
-    """Return the default where somebody has put what nobody can read: the node will say it anew."""
-    try:
-        return status_from_json(status)
-    except (KeyError, TypeError, ValueError):
-        return NodeStatus()
 
 
 def _taint(taint: Mapping[str, Any]) -> Taint:

@@ -5,14 +5,13 @@ import ssl
 
 from kmm_common.clock import Clock
 from kmm_common.logs import log
+from kmm_common.tls import CERTIFICATE_EXPIRED
 from kmm_common.wire.http2 import Breach
 from kmm_cp.serving.ports import Observer, Refusal
 from kmm_cp.serving.rarely import Rarely
 
 logger = logging.getLogger(__name__)
 
-_EXPIRED = 10
-"""X509_V_ERR_CERT_HAS_EXPIRED"""
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"})
 
 _ISSUE = (
@@ -64,7 +63,7 @@ class RefusedPeers:
 def why(error: OSError) -> Refusal:
     """Return why a handshake failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        expired = error.verify_code == _EXPIRED
+        expired = error.verify_code == CERTIFICATE_EXPIRED
         return Refusal.CERTIFICATE_EXPIRED if expired else Refusal.UNTRUSTED_CERTIFICATE
     if not isinstance(error, ssl.SSLError):
         return Refusal.HANDSHAKE_FAILED

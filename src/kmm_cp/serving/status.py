@@ -221,9 +221,10 @@ class StatusWriter:
 
     async def _settle(self, record: Record, wanted: Json, error: InvalidError) -> None:
         """A test failed, or the content is refused: look what is there now."""
-        sequence, found = record.sequence, await self._read(record.node)
-        if found is None or found["metadata"].get("uid") != record.uid:
-            record.uid = ""
+        uid, sequence = record.uid, record.sequence
+        found = await self._read(record.node)
+        if found is None or found["metadata"].get("uid") != uid or record.uid != uid:
+            record.lose(uid)
             return
         raw = found.get("status") or {}
         if not record.is_of(raw):
@@ -232,7 +233,7 @@ class StatusWriter:
         if not record.holds(raw):
             record.reclaim = True
             return
-        record.take_over(record.uid, found)
+        record.take_over(uid, found)
         if record.sequence == sequence:
             fields = {"node": record.node, "error": str(error)}
             log(logger, logging.ERROR, "status refused by the API server", **fields)

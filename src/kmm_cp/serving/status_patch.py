@@ -9,6 +9,7 @@ from kmm_common.api.nodemodulesstate import (
     UNOBSERVED,
     DaemonStatus,
     NodeStatus,
+    readable_status,
     status_from_json,
     status_to_json,
     summary,
@@ -64,16 +65,8 @@ def persisted_content(raw: Mapping[str, Any]) -> Json:
 
     Empty for one that cannot be read: then everything is to be written.
     """
-    return content_of(status_from_json(raw)) if readable(raw) else {}
-
-
-def readable(raw: Mapping[str, Any]) -> bool:
-    """Tell whether a status is one that we may have written."""
-    try:
-        status_from_json(raw)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
+    status = readable_status(raw)
+    return content_of(status) if status is not None else {}
 
 
 def _condition(condition: Condition, generation: int) -> Json:

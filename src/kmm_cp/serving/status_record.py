@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from kmm_common.api.nodemodulesstate import DaemonStatus, NodeStatus
+from kmm_common.api.nodemodulesstate import DaemonStatus, NodeStatus, readable_status
 from kmm_common.clock import rfc3339
 from kmm_cp.serving.sessions import Session
 from kmm_cp.serving.status_patch import (
@@ -14,7 +14,6 @@ from kmm_cp.serving.status_patch import (
     content,
     content_of,
     persisted_content,
-    readable,
     timed,
 )
 from kmm_cp.serving.values import Report
@@ -101,7 +100,8 @@ class Record:
         """Tell whether a status is this instance's already, and says only what it can have said."""
         daemon = raw.get("daemon") or {}
         said = daemon.get("sequence", 0) <= self.newest.sequence
-        return self.is_of(raw) and bool(daemon.get("connected")) and said and readable(raw)
+        readable = readable_status(raw) is not None
+        return self.is_of(raw) and bool(daemon.get("connected")) and said and readable
 
     def differs(self, status: NodeStatus) -> bool:
         """Tell whether a status that a watch shows is not what this session wrote.

@@ -4,10 +4,8 @@ import ssl
 from dataclasses import dataclass
 
 from kmm_common.errors import TransientError
-from kmm_common.tls import TlsFiles
+from kmm_common.tls import CERTIFICATE_EXPIRED, TlsFiles
 
-_EXPIRED = 10
-"""X509_V_ERR_CERT_HAS_EXPIRED"""
 _OTHER_NAMES = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH"""
 _ISSUE = "have it issued by an authority in the control plane's tls.ca"
@@ -78,7 +76,7 @@ class Endpoint:
                 f"the control plane's certificate does not name {self.server_name}: set"
                 " server_name to a name that is in it"
             )
-        if error.verify_code == _EXPIRED:
+        if error.verify_code == CERTIFICATE_EXPIRED:
             return f"the certificate of the control plane at {self} has expired: renew its tls.cert"
         return (
             f"the control plane's certificate is not of an authority in {self.files.ca}"

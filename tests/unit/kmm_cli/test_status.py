@@ -173,10 +173,26 @@ def test_a_module_on_no_node_that_is_not_ready_is_told_once() -> None:
 
 
 def test_the_readme_shows_what_is_printed() -> None:
+    """The sandbox's Module, and one that no node may have."""
     message = "no node should have it; kept out of: node1 (the node is cordoned)"
     old = module("old", condition("Ready", "NoMatchingNodes", message))
-    text = as_text(fleet([module(), old], [state("node1", LOADED)]), colour=False)
+    found = [_sample(state(f"node{number}", LOADED)) for number in (1, 2, 3)]
+    text = as_text(fleet([_sample(module()), old], found), colour=False)
     assert f"$ kmm status\n{text}\n```" in README.read_text()
+
+
+def _sample(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of ns/m as if it were of default/slip."""
+    text = json.dumps(given).replace('"namespace": "ns"', '"namespace": "default"')
+    renamed: dict[str, Any] = json.loads(text.replace('"name": "m"', '"name": "slip"'))
+    return renamed
+
+
+def test_status_that_cannot_be_read_is_as_good_as_none() -> None:
+    bad = state("n1", LOADED)
+    bad["status"]["daemon"]["since"] = "2026-11-25T10:00:00"
+    seen = fleet([module()], [bad])
+    assert seen.rows[0].states == {"Pending": 1}
 
 
 def test_piped_text_has_no_colours_and_a_terminal_has() -> None:
