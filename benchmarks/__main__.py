@@ -6,15 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import encoding, lifecycle, thresholds
+from benchmarks import encoding, idle, lifecycle, thresholds
 from benchmarks.figures import Figure, table
 from kmm_sandbox import machine, namespaces
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "encoding": encoding.run,
+    "idle": idle.run,
     "lifecycle": lifecycle.run,
 }
-WITH_NODES = {"lifecycle"}
+WITH_NODES = {"idle", "lifecycle"}
 
 
 def main() -> int:

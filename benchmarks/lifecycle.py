@@ -1,23 +1,18 @@
 """Load, unload and reboot on three real kernels, beside what modprobe alone takes there."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
+from benchmarks import nodes
 from benchmarks.figures import Figure, median_and_worst
-from kmm_sandbox import audit, machine, samples
-from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox import audit, samples
 from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
-from kmm_sandbox.progress import Progress
 from kmm_sandbox.sandbox import Sandbox
 
 ROUNDS = 10
 NODES = 3
 NAME, KERNEL_MODULE = "slip", "slip"
-LIMIT_SECONDS = 120.0
 
 # In the guest, by its own clock: what the kernel and modprobe take, and nothing of ours.
 _MODPROBE = """
@@ -32,7 +27,7 @@ echo $((b - a)) $((c - b))
 
 def run() -> list[Figure]:
     """Return all figures of one sandbox."""
-    with _sandbox() as sandbox:
+    with nodes.sandbox(NODES) as sandbox:
         return Lifecycle(sandbox).figures()
 
 
@@ -109,17 +104,17 @@ class Lifecycle:
     def _load(self) -> None:
         manifest = samples.module(NAME, self._image, KERNEL_MODULE)
         self._sandbox.kubectl.apply(manifest)
-        _until(self._outcome.says_loaded)
+        nodes.until(self._outcome.says_loaded)
 
     def _unload(self) -> None:
         self._sandbox.kubectl("delete", "module", NAME, "--wait=false")
-        _until(self._outcome.says_gone)
+        nodes.until(self._outcome.says_gone)
 
     def _reboot(self, node: Node) -> None:
         before = node.boot_id()
         node.reboot()
-        _until(lambda: node.boot_id() not in ("", before))
-        _until(lambda: self._outcome.says_loaded_since(node.name, node.boot_id()))
+        nodes.until(lambda: node.boot_id() not in ("", before))
+        nodes.until(lambda: self._outcome.says_loaded_since(node.name, node.boot_id()))
 
     def _counted(self, kind: str, action: Callable[[], None]) -> float:
         """Return the seconds of an action; count its API writes until the Module is settled."""
@@ -144,30 +139,7 @@ def _modprobe_alone(node: Node) -> tuple[float, float]:
     return int(load) / 1e9, int(unload) / 1e9
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the benchmark waited in vain")
-        time.sleep(0.005)
-
-
 def _seconds(action: Callable[[], None]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
-
-
-@contextmanager
-def _sandbox() -> Iterator[Sandbox]:
-    progress = Progress()
-    machine.prepare(progress)
-    binaries = find_binaries(progress)
-    with tempfile.TemporaryDirectory(prefix="kmm-bench-") as directory:
-        sandbox = Sandbox.start(
-            Path(directory), binaries, progress=progress, nodes=NODES, leashed=False
-        )
-        try:
-            yield sandbox
-        finally:
-            sandbox.stop()

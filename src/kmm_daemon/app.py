@@ -20,8 +20,10 @@ from kmm_daemon.journal import Journal
 from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
 from kmm_daemon.kernel.runner import Deadline, Programs, Runner
 from kmm_daemon.link.client import LinkClient
+from kmm_daemon.link.ports import Told
 from kmm_daemon.lock import only_one
 from kmm_daemon.metrics import Metrics
+from kmm_daemon.sessionnote import SessionNotes
 from kmm_daemon.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,17 @@ class _Credentials:
         return await self.link.fetch(ref, refresh)
 
 
+class _Told:
+    """Hands on what the link tells."""
+
+    def __init__(self, *listeners: Told) -> None:
+        self._listeners = listeners
+
+    def session(self, *, connected: bool, problem: str = "") -> None:
+        for listener in self._listeners:
+            listener.session(connected=connected, problem=problem)
+
+
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises KmmError or OSError if it cannot start.
 
@@ -53,6 +66,9 @@ async def run(settings: Settings) -> None:
 async def _run(settings: Settings) -> None:
     clock, credentials = SystemClock(), _Credentials()
     metrics = Metrics(version=version("kmm"))
+    metrics.certificate(settings.tls.cert)
+    told = _Told(metrics, SessionNotes(settings.run_dir, clock))
+    told.session(connected=False, problem="the daemon has just started")
     kernel = _kernel(settings)
     view = await kernel.view()
     journal = Journal(settings.run_dir, view.boot_id)
@@ -71,7 +87,7 @@ async def _run(settings: Settings) -> None:
         metrics=metrics,
         pace=Pace(drift_check=settings.drift_check_seconds),
     )
-    credentials.link = link = _link(settings, agent, metrics, clock)
+    credentials.link = link = _link(settings, agent, told, clock)
     try:
         await images.open()
         await agent.start()
@@ -116,13 +132,13 @@ def _kernel(settings: Settings) -> ModprobeKernel:
     return ModprobeKernel(places, Runner(), Programs.find(), deadline)
 
 
-def _link(settings: Settings, agent: Agent, metrics: Metrics, clock: Clock) -> LinkClient:
+def _link(settings: Settings, agent: Agent, told: Told, clock: Clock) -> LinkClient:
     files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
     return LinkClient(
         settings.server,
         files=files,
         holder=agent,
-        told=metrics,
+        told=told,
         clock=clock,
         version=version("kmm"),
         server_name=settings.server_name,

@@ -2,10 +2,14 @@
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from math import nan
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from kmm_common import certificate
 from kmm_common.desired import ModuleState, ReportedModule
+from kmm_common.tls import TlsFilesError
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -50,6 +54,12 @@ class Metrics:
             "modprobe and rmmod processes that outlived their step.",
             registry=registry,
         )
+        self._expiration = Gauge(
+            "kmm_daemon_certificate_expiration_timestamp_seconds",
+            "When the certificate in tls.cert ends, in Unix time; NaN if it cannot be read.",
+            registry=registry,
+        )
+        self._expiration.set(nan)
         for counter in self._steps.values():
             counter.labels("ok")
             counter.labels("failed")
@@ -72,7 +82,11 @@ class Metrics:
         """Set how many processes have not ended that no step waits for."""
         self._unended.set(processes)
 
-    def session(self, *, connected: bool) -> None:
+    def certificate(self, path: Path) -> None:
+        """Tell at every scrape when the certificate in a file ends: it is renewed meanwhile."""
+        self._expiration.set_function(lambda: _expiry(path))
+
+    def session(self, *, connected: bool, problem: str = "") -> None:
         """Set whether there is a session with the control plane."""
         self._session.set(connected)
 
@@ -89,3 +103,10 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _expiry(path: Path) -> float:
+    try:
+        return certificate.expiry(path).timestamp()
+    except TlsFilesError:
+        return nan

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kmm_common import certificate
+from kmm_common.clock import rfc3339
 from kmm_common.desired import ReportedModule
-from kmm_daemon import journal, lock
+from kmm_common.tls import TlsFilesError
+from kmm_daemon import journal, lock, sessionnote
 from kmm_daemon.journal import Memory, UnusableJournalError
 from kmm_daemon.kernel import claims
 from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.procfs import KernelFiles, KernelReader
 from kmm_daemon.plan import plan, standing
 from kmm_daemon.report import report
+from kmm_daemon.sessionnote import SessionNote
 from kmm_daemon.settings import Settings
 from kmm_daemon.situation import Situation
 from kmm_daemon.values import KernelView
@@ -26,6 +30,10 @@ class NodeStatus:
 
     daemon: str
     """Process id of the running daemon; empty if none runs."""
+    session: SessionNote | None = None
+    """What the daemon that runs, or ran last, noted of its session."""
+    certificate: str
+    """Until when the daemon's certificate is valid, or why that cannot be read."""
     view: KernelView
     memory: Memory
     unusable: str = ""
@@ -41,7 +49,21 @@ async def look(settings: Settings, root: Path = Path("/")) -> NodeStatus:
     view = replace(view, at_work=Claims(settings.run_dir / claims.NAME).alive())
     memory, unusable = _memory(settings.run_dir / journal.NAME, view.boot_id)
     daemon = _daemon(settings.run_dir / lock.NAME)
-    return NodeStatus(daemon=daemon, view=view, memory=memory, unusable=unusable)
+    return NodeStatus(
+        daemon=daemon,
+        session=sessionnote.read(settings.run_dir),
+        certificate=_certificate(settings.tls.cert),
+        view=view,
+        memory=memory,
+        unusable=unusable,
+    )
+
+
+def _certificate(path: Path) -> str:
+    try:
+        return f"valid until {rfc3339(certificate.expiry(path))}"
+    except TlsFilesError as error:
+        return str(error)
 
 
 def _memory(path: Path, boot_id: str) -> tuple[Memory, str]:
@@ -77,10 +99,21 @@ def _heading(status: NodeStatus) -> Iterator[str]:
     view, memory = status.view, status.memory
     yield f"kernel         {view.kernel_version}, boot {view.boot_id}"
     yield f"daemon         {f'process {status.daemon}' if status.daemon else 'does not run'}"
+    yield f"session        {_session(status)}"
+    yield f"certificate    {status.certificate}"
     if memory.uid:
         yield f"desired state  generation {memory.generation} of {memory.uid}"
     else:
         yield f"desired state  unknown: {status.unusable or 'none was accepted in this boot'}"
+
+
+def _session(status: NodeStatus) -> str:
+    note = status.session
+    if not status.daemon or note is None:
+        return "none: the daemon does not run"
+    if note.connected:
+        return f"with the control plane, since {note.since}"
+    return f"none since {note.since}: {note.problem}"
 
 
 def _modules(status: NodeStatus) -> Iterator[str]:

@@ -183,6 +183,8 @@ def test_a_node_tells_what_it_knows_also_without_its_daemon(stage: Stage) -> Non
     text = node.execute(*ask).check()
     assert f"boot {node.boot_id()}" in text
     assert "daemon         process " in text
+    assert "session        with the control plane, since " in text
+    assert "certificate    valid until " in text
     assert "Module default/slip: Loaded\n  in the kernel  slip, slhc\n" in text
     node.stop_daemon()
     stage.until(lambda: "daemon         does not run" in node.execute(*ask).check(), "no daemon")

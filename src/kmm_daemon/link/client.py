@@ -78,6 +78,12 @@ class LinkClient:
 
     async def run(self) -> None:
         """Hold sessions until cancelled."""
+        try:
+            await self._sessions()
+        finally:
+            self._told.session(connected=False, problem="the daemon stops")
+
+    async def _sessions(self) -> None:
         attempt = 0
         while True:
             self._opened_at = None
@@ -146,7 +152,6 @@ class LinkClient:
         finally:
             self._channel = None
             channel.close()
-            self._told.session(connected=False)
 
     def _opened(self) -> None:
         self._opened_at = self._clock.monotonic()
@@ -170,6 +175,7 @@ class LinkClient:
             fields = {"host": host, "port": port, "error": problem}
             log(logger, logging.WARNING, "no session with the control plane", **fields)
         self._problem = problem
+        self._told.session(connected=False, problem=problem)
 
     def _was_stable(self) -> bool:
         opened = self._opened_at

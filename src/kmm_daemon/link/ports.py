@@ -33,6 +33,6 @@ class Holder(Protocol):
 class Told(Protocol):
     """Is told whether there is a session."""
 
-    def session(self, *, connected: bool) -> None:
-        """Set whether there is a session with the control plane."""
+    def session(self, *, connected: bool, problem: str = "") -> None:
+        """Take whether there is a session with the control plane, and why there is none."""
         ...

@@ -90,9 +90,11 @@ class Holder:
 class Told:
     def __init__(self) -> None:
         self.connected: list[bool] = []
+        self.problem = ""
 
-    def session(self, *, connected: bool) -> None:
+    def session(self, *, connected: bool, problem: str = "") -> None:
         self.connected.append(connected)
+        self.problem = problem
 
 
 @asynccontextmanager
