@@ -56,9 +56,9 @@ class Executor:
     async def _prepare(self, entry: DesiredModule) -> None:
         image = await self._images.prepare(entry)
         resolved = replace(entry, image_digest=image.digest)
-        versions = await self._kernel.inspect(resolved, image)
+        builds = await self._kernel.inspect(resolved, image)
         if self._state.entry(entry.ref) == entry:
-            prepared = PreparedImage(entry=entry, image=image, srcversions=dict(versions))
+            prepared = PreparedImage(entry=entry, image=image, builds=dict(builds))
             self._state.images[entry.ref] = prepared
 
     async def _adopt(self, ref: ModuleRef, record: LoadedRecord) -> None:

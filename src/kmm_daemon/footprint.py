@@ -32,7 +32,7 @@ def in_tree(entry: DesiredModule) -> frozenset[str]:
 def needed(entry: DesiredModule, s: Situation) -> frozenset[str]:
     """Return what the Module's own module needs below it, as far as is known."""
     image = s.image_for(entry)
-    below = _ordered(entry) | set(image.srcversions if image else ())
+    below = _ordered(entry) | set(image.builds if image else ())
     return frozenset(below) - {own_name(entry)}
 
 
@@ -103,11 +103,11 @@ def inherited(
 def extended(record: LoadedRecord, older: LoadedRecord, names: Iterable[str]) -> LoadedRecord:
     """Return the record with further kernel modules, which another record accounted for."""
     extra = tuple(name for name in names if name not in record.kernel_modules)
-    known = {name: older.srcversions[name] for name in extra if name in older.srcversions}
+    known = {name: older.builds[name] for name in extra if name in older.builds}
     return replace(
         record,
         kernel_modules=(*record.kernel_modules, *extra),
-        srcversions={**known, **record.srcversions},
+        builds={**known, **record.builds},
     )
 
 

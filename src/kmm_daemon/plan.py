@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, config_hash
-from kmm_daemon import footprint
+from kmm_daemon import builds, footprint
 from kmm_daemon.parameters import difference
 from kmm_daemon.situation import PreparedImage, Situation, in_kernel, left_by, own_of
 from kmm_daemon.situation import own_name as own
@@ -183,17 +183,14 @@ def _found(entry: DesiredModule, s: Situation) -> Step | None:
     row, image = s.view.modules.get(own(entry)), s.image_for(entry)
     if row is None or image is None:
         return None
-    expected = image.srcversions.get(row.name, "")
-    if row.srcversion and row.srcversion == expected:
+    expected = image.builds.get(row.name, "")
+    if builds.same(row, expected):
         return _other_parameters(entry, row) or Adopt(
             ref=entry.ref, record=_adopted(image, s), image=image
         )
     if row.name in footprint.in_tree(entry):
         return None
-    message = (
-        f"{row.name} is in the kernel with srcversion {row.srcversion or 'unknown'}, the image has "
-        f"{expected or 'unknown'}: unload it, or name it in inTreeModulesToRemove"
-    )
+    message = f"{builds.difference(row, expected)}: unload it, or name it in inTreeModulesToRemove"
     return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, message)
 
 
@@ -211,13 +208,13 @@ def _other_parameters(entry: DesiredModule, row: KernelModule) -> Step | None:
 def _adopted(image: PreparedImage, s: Situation) -> LoadedRecord:
     """Return the record of a module that is already there, with what it stands on of the image."""
     same = {
-        name: version
-        for name, version in image.srcversions.items()
-        if version and s.present(name) and s.view.modules[name].srcversion == version
+        name: expected
+        for name, expected in image.builds.items()
+        if s.present(name) and builds.same(s.view.modules[name], expected)
     }
     first = own(image.entry)
     names = (first, *(name for name in same if name != first))
-    return LoadedRecord(module=image.module, kernel_modules=names, srcversions=same)
+    return LoadedRecord(module=image.module, kernel_modules=names, builds=same)
 
 
 def _below_first(entry: DesiredModule, s: Situation) -> Step | None:

@@ -15,6 +15,7 @@ from kmm_common.desired import (
     config_hash,
     cut,
 )
+from kmm_daemon.builds import untold
 from kmm_daemon.plan import standing
 from kmm_daemon.situation import Situation, in_kernel
 from kmm_daemon.steps import Adopt, Load, Prepare, Refuse, Reload, Rest, Step, Unload, Wait
@@ -101,8 +102,13 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
         attempts=failed.attempts if (failed := s.failure_of(ref)) else 0,
         error=None if state is ModuleState.LOADED else _error(ref, s, step),
         retrying=state is ModuleState.FAILED and _retrying(step),
-        warning=cut(record.warning, MESSAGE_BYTES) if record and inside else "",
+        warning=_warning(record, s) if record and inside else "",
     )
+
+
+def _warning(record: LoadedRecord, s: Situation) -> str:
+    said = filter(None, (record.warning, untold(record, s.view)))
+    return cut("; ".join(said), MESSAGE_BYTES)
 
 
 def _about(ref: ModuleRef, s: Situation, step: Step, record: LoadedRecord | None) -> DesiredModule:

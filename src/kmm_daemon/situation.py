@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
-from kmm_daemon.values import KernelModule, KernelView, LoadedRecord, ReadyImage, kernel_name
+from kmm_daemon.builds import differs
+from kmm_daemon.values import KernelView, LoadedRecord, ReadyImage, kernel_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +14,8 @@ class PreparedImage:
 
     entry: DesiredModule
     image: ReadyImage
-    srcversions: Mapping[str, str]
-    """By kernel_name, of the Module's kernel modules in the image; empty where there is none."""
+    builds: Mapping[str, str]
+    """builds.build by kernel_name, of the Module's kernel modules in the image."""
 
     @property
     def module(self) -> DesiredModule:
@@ -33,7 +34,7 @@ class BegunLoad:
     """image_digest filled in."""
     kernel_modules: tuple[str, ...]
     """Kernel modules that are the Module's if they are in the kernel now, its own first."""
-    srcversions: Mapping[str, str] = field(default_factory=dict)
+    builds: Mapping[str, str] = field(default_factory=dict)
     """As they are then, where that is known."""
 
 
@@ -103,13 +104,8 @@ def replaced(record: LoadedRecord, view: KernelView) -> frozenset[str]:
     """Return the kernel modules of a record in whose place somebody else has put another one."""
     rows = (view.modules.get(name) for name in record.kernel_modules)
     return frozenset(
-        row.name for row in rows if row and differs(row, record.srcversions.get(row.name, ""))
+        row.name for row in rows if row and differs(row, record.builds.get(row.name, ""))
     )
-
-
-def differs(row: KernelModule, expected: str) -> bool:
-    """Tell whether srcversions prove that the kernel has another module than the expected one."""
-    return bool(row.srcversion and expected and row.srcversion != expected)
 
 
 def begun_load(
@@ -118,34 +114,34 @@ def begun_load(
     """Return what to write down before a load: what it may bring, and an earlier one has brought.
 
     What is there already is not claimed: of an in-tree module that is to be replaced, only its
-    srcversion could tell the old from the new. With rawArgs nobody but modprobe knows what comes.
+    build could tell the old from the new. With rawArgs nobody but modprobe knows what comes.
     """
     own = own_name(image.entry)
-    below = (*map(kernel_name, image.entry.modprobe.modules_loading_order), *image.srcversions)
+    below = (*map(kernel_name, image.entry.modprobe.modules_loading_order), *image.builds)
     names = [name for name in dict.fromkeys((own, *below)) if own and name not in view.modules]
     left = left_by(interrupted, view) if interrupted else None
     return BegunLoad(
         module=image.module,
         kernel_modules=(*names, *(left.kernel_modules if left else ())),
-        srcversions={**image.srcversions, **(left.srcversions if left else {})},
+        builds={**image.builds, **(left.builds if left else {})},
     )
 
 
 def begun_unload(record: LoadedRecord) -> BegunLoad:
     """Return what to write down before an unload."""
     return BegunLoad(
-        module=record.module, kernel_modules=record.kernel_modules, srcversions=record.srcversions
+        module=record.module, kernel_modules=record.kernel_modules, builds=record.builds
     )
 
 
 def left_by(begun: BegunLoad, view: KernelView) -> LoadedRecord:
     """Return what interrupted work has left in the kernel: at times only a dependency."""
     rows = [view.modules[name] for name in begun.kernel_modules if name in view.modules]
-    ours = [row for row in rows if not differs(row, begun.srcversions.get(row.name, ""))]
+    ours = [row for row in rows if not differs(row, begun.builds.get(row.name, ""))]
     return LoadedRecord(
         module=begun.module,
         kernel_modules=tuple(row.name for row in ours),
-        srcversions={row.name: row.srcversion for row in ours if row.srcversion},
+        builds={row.name: row.build for row in ours if row.build},
     )
 
 

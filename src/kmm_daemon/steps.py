@@ -102,4 +102,4 @@ def touched(step: KernelStep) -> frozenset[str]:
 
 
 def _brought(image: PreparedImage) -> frozenset[str]:
-    return footprint.named(image.entry) | frozenset(image.srcversions)
+    return footprint.named(image.entry) | frozenset(image.builds)

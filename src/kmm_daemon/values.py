@@ -24,7 +24,8 @@ class KernelModule:
     """Live, Loading or Unloading, as /proc/modules spells it."""
     refcount: int = 0
     holders: tuple[str, ...] = ()
-    srcversion: str = ""
+    build: str = ""
+    """builds.build of it."""
     taint: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """As /sys/module shows them, of modules that were asked about."""
@@ -79,8 +80,8 @@ class LoadedRecord:
     """As it was when loaded or adopted, image_digest filled in."""
     kernel_modules: tuple[str, ...]
     """kernel_names that came into the kernel with it, its own first, in order of unloading."""
-    srcversions: Mapping[str, str] = field(default_factory=dict)
-    """By kernel_name, where the kernel has one."""
+    builds: Mapping[str, str] = field(default_factory=dict)
+    """builds.build by kernel_name, where the kernel shows it."""
     warning: str = ""
     """What the user should know though the load succeeded."""
 
@@ -116,9 +117,9 @@ class Kernel(Protocol):
         ...
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
-        """Return srcversion by kernel_name for the Module's kernel modules in the image.
+        """Return builds.build by kernel_name for the Module's kernel modules in the image.
 
-        An empty srcversion means that the file has none. Raises StepError.
+        Raises StepError.
         """
         ...
 

@@ -139,10 +139,10 @@ class LastingKernel(TmpKernel):
         note(self.root / "commands.jsonl", {"argv": list(argv), "loaded": sorted(self.rows)})
         return await super().run(argv, deadline, claim)
 
-    def insert(self, name: str, *, state: str = "Live", srcversion: str = "") -> None:
+    def insert(self, name: str, *, state: str = "Live", build: str = "") -> None:
         """Put a module into the kernel; a crash may come before the next one of the same load."""
         with self._fuse.pause():
-            super().insert(name, state=state, srcversion=srcversion)
+            super().insert(name, state=state, build=build)
         self._keep()
         if name == self._dies_with:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -214,7 +214,7 @@ async def _follow(order: Order, agent: Agent, kernel: LastingKernel) -> None:
         while agent.reports.latest.observed_generation != number:
             await asyncio.sleep(0.001)
         said = {m.name: [m.state, m.in_kernel] for m in agent.reports.latest.modules}
-        versions = {row.name: row.srcversion for row in kernel.rows.values()}
+        versions = {row.name: row.build for row in kernel.rows.values()}
         firmware = sorted(path.name for path in (order.root / "firmware").glob("*"))
         told = {"generation": number, "kernel": versions, "said": said, "firmware": firmware}
         note(order.root / "settled.jsonl", told)

@@ -1,37 +1,66 @@
 """Files of kernel modules with nothing in them but what a loader reads first."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 VERMAGIC = "6.1.176 mod_unload "
 
 
-def module_bytes(*, wide: bool = True, little: bool = True, **fields: str) -> bytes:
-    """Return an ELF file whose .modinfo has the given fields."""
-    order, word = "<" if little else ">", "Q" if wide else "I"
-    modinfo = b"".join(f"{key}={value}".encode() + b"\0" for key, value in fields.items())
-    names = b"\0.modinfo\0.shstrtab\0"
-    header, entry = (64, 64) if wide else (52, 40)
-    table = header + len(modinfo) + len(names)
-    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if little else 2, 1]) + bytes(9)
-    elf = ident + struct.pack(
+NOTES = ".note.gnu.build-id"
+
+
+def module_bytes(
+    *, wide: bool = True, little: bool = True, build_id: str = "", **fields: str
+) -> bytes:
+    """Return an ELF file whose .modinfo has the given fields; a build-id in hex goes to a note."""
+    order = "<" if little else ">"
+    sections = {
+        ".modinfo": b"".join(f"{key}={value}".encode() + b"\0" for key, value in fields.items())
+    }
+    if build_id:
+        sections[NOTES] = note(bytes.fromhex(build_id), order)
+    return _elf(sections, wide, order)
+
+
+def note(description: bytes, order: str = "=", *, kind: int = 3, name: bytes = b"GNU\0") -> bytes:
+    """Return a note of an ELF file."""
+    sizes = struct.pack(f"{order}3I", len(name), len(description), kind)
+    return sizes + _padded(name) + _padded(description)
+
+
+def _padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 4)
+
+
+def _elf(sections: Mapping[str, bytes], wide: bool, order: str) -> bytes:
+    """Return an ELF file of these sections, and a last one with their names."""
+    word, header, entry = ("Q", 64, 64) if wide else ("I", 52, 40)
+    names, rows, body = b"\0", [(0, 0, 0)], b""
+    for name, content in {**sections, ".shstrtab": b""}.items():
+        start, names = len(names), names + name.encode() + b"\0"
+        content = content or names
+        rows.append((start, header + len(body), len(content)))
+        body += content
+    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
+    top = struct.pack(
         f"{order}HHI{word}{word}{word}IHHHHHH",
-        *(1, 62, 1, 0, 0, table, 0, header, 0, 0, entry, 3, 2),
+        *(1, 62, 1, 0, 0, header + len(body), 0, header, 0, 0, entry, len(rows), len(rows) - 1),
     )
-    sections = ((0, 0, 0), (1, header, len(modinfo)), (10, header + len(modinfo), len(names)))
     layout = f"{order}II{word}{word}{word}{word}II{word}{word}"
-    rows = (
-        struct.pack(layout, name, 1, 0, 0, offset, size, 0, 0, 0, 0)
-        for name, offset, size in sections
+    table = (
+        struct.pack(layout, at, 1, 0, 0, offset, size, 0, 0, 0, 0) for at, offset, size in rows
     )
-    return elf + modinfo + names + b"".join(rows)
+    return ident + top + body + b"".join(table)
 
 
-def write_module(directory: Path, name: str, *, depends: str = "", srcversion: str = "") -> Path:
+def write_module(
+    directory: Path, name: str, *, depends: str = "", srcversion: str = "", build_id: str = ""
+) -> Path:
     """Write NAME.ko; without a srcversion it has none."""
     fields = {"vermagic": VERMAGIC, "depends": depends, "name": name.replace("-", "_")}
     if srcversion:
         fields["srcversion"] = srcversion
     path = directory / f"{name}.ko"
-    path.write_bytes(module_bytes(**fields))
+    path.write_bytes(module_bytes(build_id=build_id, **fields))
     return path

@@ -31,7 +31,7 @@ PID = 812
 class SimFile:
     """A module file in an image."""
 
-    srcversion: str = ""
+    build: str = ""
     depends: tuple[str, ...] = ()
 
 
@@ -70,7 +70,7 @@ class SimImages:
     def content(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, SimFile]:
         """Return the files of an image by kernel_name."""
         own = kernel_name(module.modprobe.module_name)
-        return self.files.get(image.digest, {own: SimFile(srcversion=image.digest[-8:])})
+        return self.files.get(image.digest, {own: SimFile(build=image.digest[-8:])})
 
 
 class Interrupted(StrEnum):
@@ -139,7 +139,7 @@ class SimKernel:
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         content = self.images.content(module, image)
         return {
-            name: content[name].srcversion
+            name: content[name].build
             for name in _closure(kernel_name(module.modprobe.module_name), content)
         }
 
@@ -164,7 +164,7 @@ class SimKernel:
         return LoadedRecord(
             module=module,
             kernel_modules=brought,
-            srcversions={name: v for name in brought if (v := self.rows[name].srcversion)},
+            builds={name: v for name in brought if (v := self.rows[name].build)},
             warning=self.warnings.get(module.ref, ""),
         )
 
@@ -214,9 +214,9 @@ class SimKernel:
             elif row.state != "Live":
                 self._delete(row.name)
 
-    def insmod(self, name: str, srcversion: str = "elsewhere") -> None:
+    def insmod(self, name: str, build: str = "elsewhere") -> None:
         """Load a module as somebody else would."""
-        self.rows[name] = KernelModule(name=name, srcversion=srcversion)
+        self.rows[name] = KernelModule(name=name, build=build)
 
     def rmmod(self, name: str) -> None:
         """Take a module out as somebody else would."""
@@ -284,7 +284,7 @@ class SimKernel:
         """Put in what is not there of these; return it."""
         missing = [name for name in names if name not in self.rows]
         for name in missing:
-            self.rows[name] = KernelModule(name=name, srcversion=content[name].srcversion)
+            self.rows[name] = KernelModule(name=name, build=content[name].build)
         for name in missing:
             for below in content[name].depends:
                 self._add_holder(below, name)

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kmm_common.desired import DesiredModule, Modprobe
+from kmm_daemon.builds import BUILD_ID
 from kmm_daemon.kernel import modinfo, moduledir
 from kmm_daemon.kernel.claims import Claim
 from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
+from kmm_daemon.kernel.notes import SECTION
 from kmm_daemon.kernel.procfs import parse_modules
 from kmm_daemon.kernel.runner import Completed, Deadline, Programs, Runner
 from kmm_daemon.values import KernelModule, ReadyImage, kernel_name
-from support.modulefile import write_module
+from support.modulefile import note, write_module
 
 KERNEL = "6.1.176"
 PID = 812
@@ -75,13 +77,12 @@ class TmpKernel(Runner):
             directory = self.root / "sys/module" / row.name
             directory.mkdir(exist_ok=True)
             (directory / "initstate").write_text("live\n")
-            if row.srcversion:
-                (directory / "srcversion").write_text(row.srcversion + "\n")
+            _show_build(directory, row.build)
         (self.root / "proc/modules").write_text("".join(lines))
 
-    def insert(self, name: str, *, state: str = "Live", srcversion: str = "") -> None:
+    def insert(self, name: str, *, state: str = "Live", build: str = "") -> None:
         """Put a module into the kernel, above what it needs."""
-        self.rows[name] = KernelModule(name=name, state=state, srcversion=srcversion)
+        self.rows[name] = KernelModule(name=name, state=state, build=build)
         for below in self.needs.get(name, ()):
             row = self.rows[below]
             self.rows[below] = replace(row, refcount=row.refcount + 1, holders=(*row.holders, name))
@@ -90,7 +91,7 @@ class TmpKernel(Runner):
     def drop(self, name: str) -> None:
         """Take a module out."""
         del self.rows[name]
-        (self.root / "sys/module" / name / "srcversion").unlink(missing_ok=True)
+        _show_build(self.root / "sys/module" / name, "")
         for row in list(self.rows.values()):
             if name in row.holders:
                 left = tuple(each for each in row.holders if each != name)
@@ -131,7 +132,7 @@ class TmpKernel(Runner):
             if each not in self.rows:
                 info = modinfo.read(tree / content.files[each])
                 self.needs[each] = info.depends
-                self.insert(each, srcversion=info.srcversion)
+                self.insert(each, build=info.build)
         return Completed()
 
     def _fail(self, name: str, trouble: Trouble) -> Completed:
@@ -166,6 +167,18 @@ class TmpKernel(Runner):
         return Completed()
 
 
+def _show_build(directory: Path, build: str) -> None:
+    """Have a directory of /sys/module show a builds.build, and no other."""
+    build_id = build.removeprefix(BUILD_ID) if build.startswith(BUILD_ID) else ""
+    notes = directory / "notes" / SECTION
+    notes.parent.mkdir(exist_ok=True)
+    shown = {directory / "srcversion": "" if build_id else build, notes: build_id}
+    for path, content in shown.items():
+        path.unlink(missing_ok=True)
+        if content:
+            path.write_bytes(note(bytes.fromhex(content)) if path == notes else content.encode())
+
+
 def write_index(tree: Path) -> None:
     """Write the modules.dep of the files in a directory."""
     content = moduledir.read_tree(tree)
@@ -178,11 +191,13 @@ def write_index(tree: Path) -> None:
 
 
 def image(root: Path, files: dict[str, tuple[str, str]], *, indexed: bool = True) -> ReadyImage:
-    """Return an image with modules, given as (depends, srcversion) by name."""
+    """Return an image with modules, given as (depends, builds.build) by name."""
     tree = root / "opt/lib/modules" / KERNEL
     tree.mkdir(parents=True)
-    for name, (depends, srcversion) in files.items():
-        write_module(tree, name, depends=depends, srcversion=srcversion)
+    for name, (depends, build) in files.items():
+        build_id = build.removeprefix(BUILD_ID) if build.startswith(BUILD_ID) else ""
+        srcversion = "" if build_id else build
+        write_module(tree, name, depends=depends, srcversion=srcversion, build_id=build_id)
     if indexed:
         write_index(tree)
     return ReadyImage(digest=f"sha256:{root.name}", root=root)

@@ -27,8 +27,8 @@ class Contents:
     """kernel_names the Module asks for, its own first; empty with rawArgs."""
     unload_order: tuple[str, ...] = ()
     """kernel_names that a load may bring, in the order of unloading."""
-    srcversions: Mapping[str, str] = field(default_factory=dict)
-    """Of those that the image has; empty where a file has none."""
+    builds: Mapping[str, str] = field(default_factory=dict)
+    """builds.build of those that the image has."""
     vermagic: str = ""
     """Of the Module's own file."""
 
@@ -56,7 +56,7 @@ def _described(tree: ModuleTree, asked: tuple[str, ...], order: tuple[str, ...])
         tree=tree,
         asked=asked,
         unload_order=order,
-        srcversions={name: info.srcversion for name, info in infos.items()},
+        builds={name: info.build for name, info in infos.items()},
         vermagic=own.vermagic if own else "",
     )
 

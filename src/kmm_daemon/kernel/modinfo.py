@@ -1,4 +1,4 @@
-"""What a module's file says about itself: the .modinfo section of a .ko, compressed or not."""
+"""What a module's file says about itself: .modinfo and build-id of a .ko, compressed or not."""
 
 import gzip
 import io
@@ -6,19 +6,22 @@ import lzma
 import mmap
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
+from kmm_daemon import builds
+from kmm_daemon.kernel import notes
 from kmm_daemon.values import kernel_name
 
 MOST_BYTES = 512 * 1024 * 1024
 """Largest unpacked module; debug information makes a GPU driver some 400 MB."""
 CHUNK = 1024 * 1024
 _ELF = b"\x7fELF"
+_MODINFO = ".modinfo"
 
 
 class InvalidModuleFileError(Exception):
@@ -31,9 +34,15 @@ class ModuleInfo:
 
     name: str = ""
     srcversion: str = ""
+    build_id: str = ""
+    """GNU build-id, in hex."""
     vermagic: str = ""
     depends: tuple[str, ...] = ()
     """kernel_names of what it takes symbols from."""
+
+    @property
+    def build(self) -> str:
+        return builds.build(self.srcversion, self.build_id)
 
 
 def read(path: Path) -> ModuleInfo:
@@ -48,41 +57,49 @@ def read(path: Path) -> ModuleInfo:
 
 
 def parse(content: Any) -> ModuleInfo:
-    """Return what the bytes of an ELF file say in .modinfo. Raises InvalidModuleFileError."""
+    """Return what the bytes of an ELF file say of a module. Raises InvalidModuleFileError."""
     try:
-        section = _section(content, b".modinfo")
+        sections = _sections(content, (_MODINFO, notes.SECTION))
     except struct.error as error:
         raise InvalidModuleFileError("is truncated") from error
-    entries = (entry.partition("=") for entry in section.decode(errors="replace").split("\0"))
-    return _info({key: value for key, equals, value in entries if equals})
+    if _MODINFO not in sections:
+        raise InvalidModuleFileError("has no .modinfo: it is not a kernel module")
+    said = sections[_MODINFO].decode(errors="replace").split("\0")
+    entries = (entry.partition("=") for entry in said)
+    build_id = notes.build_id(sections.get(notes.SECTION, b""), _byte_order(content))
+    return _info({key: value for key, equals, value in entries if equals}, build_id)
 
 
-def _info(first: Mapping[str, str]) -> ModuleInfo:
+def _info(first: Mapping[str, str], build_id: str) -> ModuleInfo:
     return ModuleInfo(
         name=first.get("name", ""),
         srcversion=first.get("srcversion", ""),
+        build_id=build_id,
         vermagic=first.get("vermagic", "").strip(),
         depends=tuple(map(kernel_name, filter(None, first.get("depends", "").split(",")))),
     )
 
 
-def _section(content: Any, wanted: bytes) -> bytes:
-    """Return a section of an ELF file by name."""
+def _sections(content: Any, wanted: Iterable[str]) -> dict[str, bytes]:
+    """Return those of the sections that an ELF file has, by name; of two the first."""
     headers, names_index = _section_headers(content)
     if names_index >= len(headers):
         raise InvalidModuleFileError("has a damaged section table")
     names = _bytes(content, headers[names_index][1:])
-    for name, offset, size in headers:
-        if names[name:].startswith(wanted + b"\0"):
-            return _bytes(content, (offset, size))
-    raise InvalidModuleFileError("has no .modinfo: it is not a kernel module")
+    found: dict[str, bytes] = {}
+    for each in wanted:
+        spelled = each.encode() + b"\0"
+        place = next((row[1:] for row in headers if names.startswith(spelled, row[0])), None)
+        if place:
+            found[each] = _bytes(content, place)
+    return found
 
 
 def _section_headers(content: Any) -> tuple[list[tuple[int, int, int]], int]:
     """Return (name offset, file offset, size) of every section, and the index of the names."""
     if content[:4] != _ELF:
         raise InvalidModuleFileError("is not an ELF file")
-    wide, order = content[4:5] == b"\x02", "<" if content[5:6] == b"\x01" else ">"
+    wide, order = content[4:5] == b"\x02", _byte_order(content)
     (table,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", content, 0x28 if wide else 0x20)
     size, count, names = struct.unpack_from(f"{order}3H", content, 0x3A if wide else 0x2E)
     layout = f"{order}I4x8x8xQQ24x" if wide else f"{order}I4x4x4xII16x"
@@ -90,6 +107,10 @@ def _section_headers(content: Any) -> tuple[list[tuple[int, int, int]], int]:
         raise InvalidModuleFileError("has a damaged section table")
     rows = _bytes(content, (table, count * size))
     return [struct.unpack_from(layout, rows, i * size) for i in range(count)], names
+
+
+def _byte_order(content: Any) -> notes.ByteOrder:
+    return "<" if content[5:6] == b"\x01" else ">"
 
 
 def _bytes(content: Any, place: tuple[int, int]) -> bytes:

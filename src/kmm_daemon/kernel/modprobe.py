@@ -80,9 +80,9 @@ class ModprobeKernel:
         return replace(await self._reader.view(parameters_of), at_work=at_work)
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
-        """Return srcversion by kernel_name for the Module's kernel modules in the image."""
+        """Return builds.build by kernel_name for the Module's kernel modules in the image."""
         with _failures_told():
-            return (await self._contents(module, image, await self.view())).srcversions
+            return (await self._contents(module, image, await self.view())).builds
 
     async def keep_firmware_of(self, refs: frozenset[ModuleRef]) -> None:
         """Remove the firmware on the host that only other Modules have left. Raises StepError."""

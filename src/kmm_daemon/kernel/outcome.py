@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure
+from kmm_daemon import builds
 from kmm_daemon.kernel.contents import Contents
 from kmm_daemon.kernel.moduledir import ModuleTree
 from kmm_daemon.kernel.procfs import in_use
@@ -40,14 +41,13 @@ def needs_nothing(contents: Contents, view: KernelView) -> bool:
 def in_the_way(module: DesiredModule, contents: Contents, rows: Rows) -> tuple[str, ...]:
     """Return the in-tree modules that are really in the kernel, those that hold others first.
 
-    One that is the image's own by srcversion is no in-tree module.
+    One that is the image's own build is no in-tree module.
     """
     named = [kernel_name(name) for name in module.in_tree_modules_to_remove]
     there = [
         name
         for name in dict.fromkeys(named)
-        if name in rows
-        and not (rows[name].srcversion and rows[name].srcversion == contents.srcversions.get(name))
+        if name in rows and not builds.same(rows[name], contents.builds.get(name, ""))
     ]
     return _holders_first(there, rows)
 
@@ -92,10 +92,10 @@ def missing(contents: Contents, after: KernelView) -> ModuleFailure | None:
             message = f"{name} is still {row.state}: its init has not returned"
             return ModuleFailure(reason=Reason.TIMED_OUT, message=message, exit_code=0)
     own = after.modules.get(contents.own)
-    expected = contents.srcversions.get(contents.own, "")
-    if own and own.srcversion and expected and own.srcversion != expected:
-        message = f"{own.name} in the kernel has srcversion {own.srcversion}, the image's has "
-        message += f"{expected}: unload it, or name it in inTreeModulesToRemove"
+    expected = contents.builds.get(contents.own, "")
+    if own and builds.differs(own, expected):
+        message = f"{builds.difference(own, expected)}: unload it, or name it in "
+        message += "inTreeModulesToRemove"
         return ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message)
     return None
 
@@ -110,8 +110,8 @@ def record(
     module: DesiredModule, names: tuple[str, ...], rows: Rows, warning: str = ""
 ) -> LoadedRecord:
     """Return what an unload will have to undo, and what the user should know."""
-    known = {name: rows[name].srcversion for name in names if rows[name].srcversion}
-    return LoadedRecord(module=module, kernel_modules=names, srcversions=known, warning=warning)
+    known = {name: rows[name].build for name in names if rows[name].build}
+    return LoadedRecord(module=module, kernel_modules=names, builds=known, warning=warning)
 
 
 def warning(contents: Contents, ignored: Iterable[str], before: Rows) -> str:
@@ -134,8 +134,8 @@ def foreign_below(contents: Contents, rows: Rows) -> tuple[str, ...]:
     """Return modules that the Module stands on, but in another build than the image's."""
     return tuple(
         name
-        for name, version in contents.srcversions.items()
-        if name in rows and version and rows[name].srcversion not in ("", version)
+        for name, expected in contents.builds.items()
+        if name in rows and builds.differs(rows[name], expected)
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmm_common.errors import TransientError
+from kmm_daemon import builds
+from kmm_daemon.kernel import notes
 from kmm_daemon.values import KernelModule, KernelView, kernel_name
 
 _FILE_NAME = re.compile(r"([^/]+)\.ko(\.[a-z0-9]+)?$")
@@ -69,12 +71,12 @@ class KernelFiles:
         return _read(self.root / "proc/modules")
 
     def modules(self, parameters_of: frozenset[str] = frozenset()) -> dict[str, KernelModule]:
-        """Return what is in the kernel, with srcversions. Raises TransientError."""
+        """Return what is in the kernel, and which build it is. Raises TransientError."""
         rows = parse_modules(self.modules_text())
         return {
             name: replace(
                 row,
-                srcversion=self.srcversion(name),
+                build=self.build(row),
                 parameters=self.parameters(name) if name in parameters_of else {},
             )
             for name, row in rows.items()
@@ -88,9 +90,16 @@ class KernelFiles:
                 found[path.name] = path.read_text(errors="replace").strip()
         return found
 
-    def srcversion(self, name: str) -> str:
-        """Return the srcversion of a loaded module, empty if it has none."""
-        return _optional(self.sys_module / name / "srcversion")
+    def build(self, row: KernelModule) -> str:
+        """Return builds.build of a module in the kernel; empty while that cannot be seen."""
+        directory = self.sys_module / row.name
+        srcversion = _optional(directory / "srcversion")
+        if srcversion or row.state != "Live":
+            return srcversion
+        build_id = notes.build_id(_optional_bytes(directory / "notes" / notes.SECTION))
+        # A module that goes loses its srcversion before its notes: by then it is not live.
+        live = build_id and _optional(directory / "initstate") == "live"
+        return builds.build("", build_id) if live else ""
 
     def boot_id(self) -> str:
         """Return the id of the running boot. Raises TransientError."""
@@ -183,7 +192,11 @@ def _read(path: Path) -> str:
 
 
 def _optional(path: Path) -> str:
+    return _optional_bytes(path).decode(errors="replace").strip()
+
+
+def _optional_bytes(path: Path) -> bytes:
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""

@@ -56,7 +56,7 @@ async def test_new_image_is_ready_before_the_old_module_is_unloaded(node: Node) 
     node.kernel.images.gates[ref()].set()
     await rest()
     assert node.kernel.calls == [("load", ref()), ("unload", ref()), ("load", ref())]
-    assert node.kernel.rows["m"].srcversion == B[-8:]
+    assert node.kernel.rows["m"].build == B[-8:]
 
 
 async def test_nothing_is_reloaded_when_what_reaches_the_kernel_is_the_same(node: Node) -> None:
@@ -193,7 +193,7 @@ async def test_pull_that_nobody_desires_any_more_is_stopped(node: Node) -> None:
     del node.kernel.images.gates[ref()]
     await node.want(desired(digest=B))
     assert node.kernel.images.cancelled == [ref()]
-    assert node.kernel.rows["m"].srcversion == B[-8:]
+    assert node.kernel.rows["m"].build == B[-8:]
     assert node.kernel.loads(ref()) == 1
 
 
@@ -398,13 +398,60 @@ async def test_load_that_a_crash_interrupted_is_adopted_without_a_srcversion(nod
     node.kernel.gates[ref()] = asyncio.Event()
     await node.want(desired())
     await node.stop()
-    node.kernel.insmod("m", srcversion="")
+    node.kernel.insmod("m", build="")
     await node.restart()
     assert node.kernel.calls == [("load", ref())]
     said = node.said()
     assert said is not None and said.state is ModuleState.LOADED
     await node.want()
     assert node.kernel.rows == {}
+
+
+@pytest.mark.parametrize("theirs", ["build-id 02", "another srcversion"])
+async def test_module_without_a_srcversion_that_somebody_replaces_is_noticed(
+    node: Node, theirs: str
+) -> None:
+    node.kernel.images.files[A] = {"m": SimFile("build-id 01")}
+    await node.want(desired())
+    node.kernel.rmmod("m")
+    node.kernel.insmod("m", theirs)
+    await node.clock.advance(31)
+    said = node.said()
+    assert said is not None and said.error is not None
+    assert (said.state, said.in_kernel) == (ModuleState.FAILED, False)
+    assert said.error.reason == Reason.LOADED_FROM_ELSEWHERE
+    assert "the image has build-id 01: unload it" in said.error.message
+    assert node.kernel.rows["m"].build == theirs
+    node.kernel.rmmod("m")
+    await node.clock.advance(31)
+    assert node.kernel.rows["m"].build == "build-id 01"
+
+
+async def test_module_of_which_no_build_can_be_told_is_loaded_with_a_warning(node: Node) -> None:
+    node.kernel.images.files[A] = {"m": SimFile("")}
+    await node.want(desired())
+    said = node.said()
+    assert said is not None and said.state is ModuleState.LOADED
+    assert said.warning == (
+        "m has neither srcversion nor build-id: if somebody replaces it in the kernel, that cannot "
+        "be seen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "image", "lacks"), [("", "", "kernel"), ("", "1", "kernel"), ("1", "", "image")]
+)
+async def test_module_of_which_no_build_can_be_told_is_not_taken_for_the_images(
+    node: Node, theirs: str, image: str, lacks: str
+) -> None:
+    node.kernel.images.files[A] = {"m": SimFile(image)}
+    node.kernel.insmod("m", build=theirs)
+    await node.want(desired())
+    said = node.said()
+    assert said is not None and said.error is not None
+    assert said.error.reason == Reason.LOADED_FROM_ELSEWHERE
+    assert f"the one in the {lacks} has neither srcversion nor build-id" in said.error.message
+    assert node.kernel.calls == []
 
 
 async def test_module_that_the_kernel_still_initialises_is_not_started_again(node: Node) -> None:

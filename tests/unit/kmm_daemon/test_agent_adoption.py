@@ -8,7 +8,7 @@ from support.node import Node, desired, ref
 from support.simkernel import failure
 
 BYTES = "aaaaaaaa"
-"""The srcversion of the image's module."""
+"""The build of the image's module."""
 
 
 @pytest.mark.parametrize("has", ["2", "N"])

@@ -75,7 +75,7 @@ class History(RuleBasedStateMachine):
             files = {"base": SimFile("v-base")} if name == "base" else FILES
             for digest in DIGESTS:
                 versions = {
-                    key: replace(file, srcversion=f"{file.srcversion}-{digest[-8:]}")
+                    key: replace(file, build=f"{file.build}-{digest[-8:]}")
                     if key != "shared"
                     else file
                     for key, file in files.items()

@@ -166,7 +166,7 @@ async def test_module_that_touches_the_same_waits_and_says_for_whom(
 async def test_module_waits_while_somebody_else_loads_its_dependency(node: Node) -> None:
     node.kernel.insmod("dep", "v-dep")
     row = node.kernel.rows["dep"]
-    node.kernel.rows["dep"] = type(row)(name="dep", srcversion="v-dep", state="Loading")
+    node.kernel.rows["dep"] = type(row)(name="dep", build="v-dep", state="Loading")
     await node.want(desired())
     await node.clock.advance(LONG)
     assert node.kernel.loads(ref()) == 0
@@ -210,7 +210,7 @@ async def test_changed_module_waits_for_its_process(node: Node) -> None:
     assert len(node.kernel.calls) == 1
     node.kernel.end(ref(), live=True)
     await node.clock.advance(2.0)
-    assert node.kernel.rows["m"].srcversion == "v-m2"
+    assert node.kernel.rows["m"].build == "v-m2"
     assert of(node).state is ModuleState.LOADED
 
 

@@ -16,14 +16,12 @@ def view(*rows: KernelModule) -> KernelView:
     return KernelView(boot_id="b", kernel_version="6.1", modules={row.name: row for row in rows})
 
 
-def row(name: str, *holders: str, srcversion: str = "") -> KernelModule:
-    return KernelModule(name=name, state="Live", holders=holders, srcversion=srcversion)
+def row(name: str, *holders: str, build: str = "") -> KernelModule:
+    return KernelModule(name=name, state="Live", holders=holders, build=build)
 
 
-def record(name: str, *kernel_modules: str, **srcversions: str) -> LoadedRecord:
-    return LoadedRecord(
-        module=desired(name), kernel_modules=(name, *kernel_modules), srcversions=srcversions
-    )
+def record(name: str, *kernel_modules: str, **builds: str) -> LoadedRecord:
+    return LoadedRecord(module=desired(name), kernel_modules=(name, *kernel_modules), builds=builds)
 
 
 def image(name: str, *below: str) -> PreparedImage:
@@ -31,7 +29,7 @@ def image(name: str, *below: str) -> PreparedImage:
     return PreparedImage(
         entry=entry,
         image=ReadyImage(digest="sha256:1", root=Path("/i")),
-        srcversions=dict.fromkeys((name, *below), "v"),
+        builds=dict.fromkeys((name, *below), "v"),
     )
 
 
@@ -100,7 +98,7 @@ def test_an_unload_keeps_what_other_modules_have_in_the_kernel(others, kept) -> 
 
 def test_an_unload_keeps_what_somebody_else_has_put_in_a_dependencys_place() -> None:
     going = record("m", "low", low="ours")
-    s = situation(rows=[row("m"), row("low", "m", srcversion="theirs")], records=[going])
+    s = situation(rows=[row("m"), row("low", "m", build="theirs")], records=[going])
     assert footprint.keep(ref("m"), going, s) == {"low"}
 
 
@@ -116,7 +114,7 @@ def test_dependency_that_an_unload_left_is_inherited_by_one_who_stands_on_it() -
     changed = footprint.inherited(record("m", "shared", shared="v"), heirs, seen)
     ((name, heir),) = changed.items()
     assert (name, heir.kernel_modules) == (ref("a"), ("a", "shared"))
-    assert heir.srcversions == {"shared": "v"}
+    assert heir.builds == {"shared": "v"}
 
 
 def test_dependency_that_is_gone_or_accounted_for_is_inherited_by_nobody() -> None:

@@ -18,7 +18,7 @@ MEMORY = Memory(
     generation=7,
     modules=(desired(),),
     left=("nms-0",),
-    records=(LoadedRecord(module=desired(), kernel_modules=("m",), srcversions={"m": "v"}),),
+    records=(LoadedRecord(module=desired(), kernel_modules=("m",), builds={"m": "v"}),),
 )
 BYTES = journal.encode(MEMORY, "boot-1")
 

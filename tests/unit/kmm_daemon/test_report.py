@@ -17,7 +17,7 @@ OLD = desired(digest="sha256:0")
 RECORD = LoadedRecord(module=ENTRY, kernel_modules=("m",))
 OLD_RECORD = LoadedRecord(module=OLD, kernel_modules=("m",))
 IMAGE = PreparedImage(
-    entry=ENTRY, image=ReadyImage(digest=ENTRY.image_digest, root=Path("/i")), srcversions={}
+    entry=ENTRY, image=ReadyImage(digest=ENTRY.image_digest, root=Path("/i")), builds={}
 )
 WHY = ModuleFailure(reason="InUse", message="held")
 TRIED = FailedStep(entry=ENTRY, failure=WHY, attempts=2, retry=True)

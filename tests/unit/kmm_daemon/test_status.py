@@ -25,7 +25,7 @@ LOADED, BROKEN = desired("good"), desired("bad")
 VIEW = KernelView(
     boot_id="boot-1",
     kernel_version=KERNEL,
-    modules={name: KernelModule(name=name) for name in ("good", "below")},
+    modules={name: KernelModule(name=name, build="1") for name in ("good", "below")},
 )
 FAILED = FailedStep(
     entry=BROKEN,

@@ -15,9 +15,14 @@ from support.modulefile import module_bytes
 MODULES = Path(__file__).parents[3] / "e2e/modules/prebuilt/6.1.176"
 FACTS = json.loads((MODULES / "modules.json").read_text())
 INFO = ModuleInfo(
-    name="a_b", srcversion="44F7", vermagic="6.1.176 mod_unload", depends=("c_d", "e")
+    name="a_b",
+    srcversion="44F7",
+    build_id="c2915b08",
+    vermagic="6.1.176 mod_unload",
+    depends=("c_d", "e"),
 )
 FIELDS = {
+    "build_id": "c2915b08",
     "name": "a_b",
     "srcversion": "44F7",
     "vermagic": "6.1.176 mod_unload ",
@@ -26,9 +31,10 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", sorted(FACTS))
-def test_real_module_says_what_modinfo_prints_of_it(name):
+def test_real_module_says_what_modinfo_and_readelf_print_of_it(name):
     facts, info = FACTS[name], modinfo.read(MODULES / name)
     assert (info.name, info.srcversion) == (facts["name"], facts["srcversion"])
+    assert info.build_id == facts["build_id"] != ""
     assert info.vermagic == facts["vermagic"].strip()
     assert ",".join(info.depends) == facts["depends"]
 
@@ -46,6 +52,16 @@ def test_compressed_modules_are_read(tmp_path: Path, pack):
     path = tmp_path / "a.ko"
     path.write_bytes(pack(module_bytes(**FIELDS)))
     assert modinfo.read(path) == INFO
+
+
+@pytest.mark.parametrize(
+    ("srcversion", "build_id", "expected"),
+    [("44F7", "c2915b08", "44F7"), ("", "c2915b08", "build-id c2915b08"), ("", "", "")],
+)
+def test_build_is_the_srcversion_or_else_the_build_id(srcversion, build_id, expected):
+    fields = {"srcversion": srcversion} if srcversion else {}
+    info = modinfo.parse(module_bytes(name="m", build_id=build_id, **fields))
+    assert info.build == expected
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ async def test_load_records_what_came_and_unload_takes_it_out(node, kernel, stac
     assert record == LoadedRecord(
         module=replace(module("top"), image_digest="sha256:stack"),
         kernel_modules=("top", "mid", "low"),
-        srcversions={"top": "1", "mid": "2", "low": "3"},
+        builds={"top": "1", "mid": "2", "low": "3"},
     )
     await kernel.unload(record, frozenset())
     assert node.rows == {}
@@ -59,7 +59,7 @@ async def test_load_records_what_came_and_unload_takes_it_out(node, kernel, stac
 
 
 async def test_what_was_there_before_is_not_recorded_and_stays(node, kernel, stack):
-    node.insert("low", srcversion="3")
+    node.insert("low", build="3")
     record = await kernel.load(module("top"), stack)
     assert record.kernel_modules == ("top", "mid")
     await kernel.unload(record, frozenset())
@@ -203,9 +203,9 @@ async def test_removal_that_does_not_end_forbids_a_load(node, kernel, stack):
 
 
 async def test_in_tree_module_makes_room_for_the_images(node, kernel, stack):
-    node.insert("top", srcversion="in-tree")
+    node.insert("top", build="in-tree")
     record = await kernel.load(module("top", in_tree=("top", "absent")), stack)
-    assert node.rows["top"].srcversion == "1"
+    assert node.rows["top"].build == "1"
     assert record.kernel_modules == ("top", "mid", "low")
 
 
@@ -221,10 +221,20 @@ async def test_in_tree_modules_all_stay_when_one_is_in_use(node, kernel, stack):
 
 
 async def test_module_from_elsewhere_is_not_replaced_unasked(node, kernel, stack):
-    node.insert("top", srcversion="other")
+    node.insert("top", build="other")
     error = await refused(kernel.load(module("top"), stack))
     assert error.failure.reason == Reason.LOADED_FROM_ELSEWHERE
-    assert node.rows["top"].srcversion == "other"
+    assert node.rows["top"].build == "other"
+
+
+async def test_builds_without_a_srcversion_are_told_apart_by_their_build_ids(node, kernel):
+    ours, theirs = "build-id 01", "build-id 02"
+    built = image(node.root / "images/ids", {"top": ("low", ours), "low": ("", ours)})
+    assert await kernel.inspect(module("top"), built) == {"top": ours, "low": ours}
+    node.insert("low", build=theirs)
+    record = await kernel.load(module("top"), built)
+    assert record.builds == {"top": ours}
+    assert "top stands on low in another build than the image's" in record.warning
 
 
 async def test_built_in_module_needs_no_modprobe_when_the_image_brings_none(node, stack):
@@ -314,10 +324,10 @@ async def test_firmware_conflict_is_found_before_room_is_made(node, kernel, stac
     (stack.root / "fw/a.bin").write_text("blob")
     (node.root / "firmware").mkdir()
     (node.root / "firmware/a.bin").write_text("the host's")
-    node.insert("low", srcversion="in-tree")
+    node.insert("low", build="in-tree")
     error = await refused(kernel.load(module("low", firmware_path="/fw", in_tree=("low",)), stack))
     assert error.failure.reason == Reason.FIRMWARE_CONFLICT
-    assert node.rows["low"].srcversion == "in-tree"
+    assert node.rows["low"].build == "in-tree"
 
 
 async def test_firmware_of_modules_that_went_away_with_an_earlier_boot_is_removed(
@@ -378,7 +388,7 @@ async def test_check_finds_a_firmware_conflict_before_anything_is_touched(node, 
     (stack.root / "fw/a.bin").write_text("blob")
     (node.root / "firmware").mkdir()
     (node.root / "firmware/a.bin").write_text("the host's")
-    node.insert("low", srcversion="older")
+    node.insert("low", build="older")
     new = module("low", firmware_path="/fw")
     error = await refused(kernel.check(new, stack, frozenset({"low"})))
     assert error.failure.reason == Reason.FIRMWARE_CONFLICT
@@ -408,7 +418,7 @@ async def test_view_has_the_readable_parameters_of_modules_that_are_asked_about(
 async def test_adoption_brings_the_firmware_and_runs_nothing(node, kernel, stack):
     (stack.root / "fw").mkdir()
     (stack.root / "fw/a.bin").write_text("blob")
-    node.insert("low", srcversion="3")
+    node.insert("low", build="3")
     await kernel.adopt(module("low", firmware_path="/fw"), stack)
     assert (node.root / "firmware/a.bin").read_text() == "blob"
     assert node.commands == []

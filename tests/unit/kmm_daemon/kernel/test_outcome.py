@@ -64,9 +64,9 @@ def test_in_tree_modules_make_room_with_holders_first():
 
 
 def test_in_tree_name_is_found_whatever_spelling_it_has_but_not_when_it_is_the_images_own():
-    there = rows(row("ac_me", srcversion="1"), row("own", srcversion="2"))
+    there = rows(row("ac_me", build="1"), row("own", build="2"))
     wanted = module("own", in_tree=("ac-me", "own"))
-    brought = contents("own", srcversions={"own": "2"})
+    brought = contents("own", builds={"own": "2"})
     assert outcome.in_the_way(wanted, brought, there) == ("ac_me",)
 
 
@@ -99,13 +99,13 @@ def test_only_what_the_image_needs_counts_as_brought():
     [
         ((), Reason.VANISHED),
         ((row("own", state="Loading"),), Reason.TIMED_OUT),
-        ((row("own", srcversion="2"),), Reason.LOADED_FROM_ELSEWHERE),
-        ((row("own", srcversion="1"),), None),
+        ((row("own", build="2"),), Reason.LOADED_FROM_ELSEWHERE),
+        ((row("own", build="1"),), None),
         ((row("own"),), None),
     ],
 )
 def test_success_is_what_the_kernel_says(own, reason):
-    failure = outcome.missing(contents("own", srcversions={"own": "1"}), view(*own))
+    failure = outcome.missing(contents("own", builds={"own": "1"}), view(*own))
     assert (failure.reason if failure else None) == reason
 
 
@@ -116,14 +116,14 @@ def test_module_of_the_loading_order_may_be_built_in():
 
 
 def test_other_builds_below_a_module_are_found():
-    there = rows(row("a", srcversion="1"), row("b", srcversion="9"), row("c"))
-    brought = contents("own", srcversions={"own": "0", "a": "1", "b": "2", "c": "3"})
+    there = rows(row("a", build="1"), row("b", build="9"), row("c"))
+    brought = contents("own", builds={"own": "0", "a": "1", "b": "2", "c": "3"})
     assert outcome.foreign_below(brought, there) == ("b",)
 
 
 def test_load_warns_of_ignored_parameters_and_of_other_builds_below():
-    brought = contents("m", srcversions={"m": "1", "low": "1", "same": "1"})
-    before = rows(row("low", srcversion="2"), row("same", srcversion="1"))
+    brought = contents("m", builds={"m": "1", "low": "1", "same": "1"})
+    before = rows(row("low", build="2"), row("same", build="1"))
     assert outcome.warning(brought, (), {}) == ""
     assert outcome.warning(brought, ("a", "b"), before) == (
         "m ignores unknown parameters (a, b): correct modprobe.parameters; m stands on low in "

@@ -14,6 +14,7 @@ from kmm_daemon.kernel.procfs import (
     permanent,
 )
 from kmm_daemon.values import KernelModule
+from support.modulefile import note
 
 MODULES = """\
 kmt_user 881 0 - Live 0x000000008619a000 (O)
@@ -86,8 +87,37 @@ def root(tmp_path: Path) -> Path:
 async def test_view_holds_modules_boot_kernel_and_what_is_built_in(root: Path):
     view = await KernelReader(KernelFiles(root=root)).view()
     assert (view.boot_id, view.kernel_version) == ("b1", "6.1.176")
-    assert view.modules["kmt_core"].srcversion == "44F7"
+    assert view.modules["kmt_core"].build == "44F7"
     assert view.builtin == {"ext4", "crc_x", "printk"}
+
+
+BUILD_ID = note(bytes.fromhex("c2915b08"))
+
+
+@pytest.mark.parametrize(
+    ("state", "initstate", "shown", "expected"),
+    [
+        ("Live", "live", BUILD_ID, "build-id c2915b08"),
+        ("Live", "live", note(b"\xc2", kind=1), ""),
+        ("Live", "live", None, ""),
+        ("Loading", "coming", BUILD_ID, ""),
+        ("Live", "going", BUILD_ID, ""),
+    ],
+    ids=["live", "other note", "no note", "coming", "it went while we looked"],
+)
+async def test_module_without_a_srcversion_is_known_by_its_build_id_while_it_is_live(
+    root: Path, state, initstate, shown, expected
+):
+    """One that comes or goes may have lost a srcversion, or not have got it yet."""
+    shows = root / "sys/module/kmt_core"
+    (shows / "srcversion").unlink()
+    (shows / "initstate").write_text(initstate + "\n")
+    (root / "proc/modules").write_text(f"kmt_core 1994 0 - {state} 0x0 (O)\n")
+    if shown:
+        (shows / "notes").mkdir()
+        (shows / "notes/.note.gnu.build-id").write_bytes(shown)
+    view = await KernelReader(KernelFiles(root=root)).view()
+    assert view.modules["kmt_core"].build == expected
 
 
 async def test_view_follows_the_kernel(root: Path):
