@@ -38,7 +38,7 @@ class Settings(Strict):
     firmware_dir: Path = Path("/lib/firmware")
     """The host's firmware directory, at the same path for kernel and daemon."""
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
-    """Where the host keeps <kernel>/modules.builtin and modules.symbols."""
+    """Where the host keeps <kernel>/modules.builtin, modules.symbols and modules of its own."""
     registry_ca: Path | None = None
     """PEM file of certificate authorities for registries, instead of the system's."""
     image_cache_bytes: Annotated[int, Field(ge=64 * 2**20)] = 10 * 2**30

@@ -89,17 +89,19 @@ def kmod_files(
     extra: Mapping[str, bytes] | None = None,
     dir_name: str = "/opt",
     depmod: bool = True,
+    host_link: str = "",
 ) -> dict[str, bytes]:
     """Return the files of a kmod image: stock modules with all they need, and extra ones.
 
-    `names` are modules of the kernel's own tree; `extra` are .ko contents by file name.
+    `names` are modules of the kernel's own tree; `extra` are .ko contents by file name. depmod
+    sees the kernel's own tree behind a `host_link`, which is not among the files.
     """
     tree: dict[str, bytes] = {
         path: file.read_bytes() for path, file in kernel.closure(tuple(names)).items()
     }
     tree |= {f"extra/{name}": content for name, content in (extra or {}).items()}
     if depmod:
-        tree |= _indexes(kernel, tree)
+        tree |= _indexes(kernel, tree, host_link)
     base = f"{dir_name.strip('/')}/lib/modules/{kernel.version}"
     return {f"{base}/{path}": content for path, content in tree.items()}
 
@@ -112,13 +114,15 @@ def push(registry: Registry, repository: str, tag: str, pushed: Image) -> str:
     return f"{registry.address}/{repository}:{tag}"
 
 
-def _indexes(kernel: UmlKernel, tree: Mapping[str, bytes]) -> dict[str, bytes]:
+def _indexes(kernel: UmlKernel, tree: Mapping[str, bytes], host_link: str) -> dict[str, bytes]:
     """Return what depmod makes of a module tree."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "lib/modules" / kernel.version
         for path, content in tree.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
+        if host_link:
+            (root / host_link).symlink_to(kernel.modules)
         for name in INDEXES:
             if (kernel.modules / name).exists():
                 shutil.copy(kernel.modules / name, root / name)

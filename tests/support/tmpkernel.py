@@ -184,7 +184,8 @@ def write_index(tree: Path) -> None:
     content = moduledir.read_tree(tree)
     lines = []
     for name, path in content.files.items():
-        below = " ".join(content.files[each] for each in content.needs[name])
+        needed = filter(content.files.__contains__, content.needs[name])
+        below = " ".join(content.files[each] for each in needed)
         lines.append(f"{path}: {below}\n")
     (tree / "modules.dep").write_text("".join(lines))
     (tree / "modules.dep.bin").write_bytes(b"index")

@@ -170,6 +170,8 @@ class _Applier:
             return
         target = follow(link_target(path, member.linkname), self._wanted.links)
         if place(target, self._roots) is not Place.INSIDE:
+            if parent in self._roots and self._wanted.is_hosts(target):
+                return
             raise refused(
                 member.name,
                 f"is a link to {shown(member.linkname)}, which is outside of {self._taken()}",

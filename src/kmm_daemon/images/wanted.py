@@ -13,6 +13,7 @@ _NAME_BYTES = 255
 _DEPTH = 64
 _LINKS = 40
 _POINT_INSIDE = "point it to a file of the image"
+_HOST_TREES = ("lib/modules", "usr/lib/modules")
 _KERNEL = re.compile(r"[A-Za-z0-9._+~-]{1,200}", re.ASCII)
 
 
@@ -39,6 +40,14 @@ class Wanted:
         """The wanted directories, with links followed."""
         paths = (*self.kernels, self.firmware) if self.firmware else self.kernels
         return tuple(dict.fromkeys(follow(path, self.links) for path in paths))
+
+    def is_hosts(self, target: str) -> bool:
+        """Tell whether a link's target is where the host has its modules for this kernel.
+
+        Upstream's way to have depmod know what an image's module needs of the kernel's own tree.
+        """
+        names = (path.rpartition("/")[2] for path in self.kernels)
+        return target in {f"{tree}/{name}" for name in names for tree in _HOST_TREES}
 
     @property
     def modules_directory(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure
@@ -37,10 +38,15 @@ class Contents:
         return self.asked[0] if self.asked else ""
 
 
-def read_contents(module: DesiredModule, image: ReadyImage, view: KernelView) -> Contents:
-    """Read the image's modules. Blocking. Raises StepError, OSError."""
+def read_contents(
+    module: DesiredModule, image: ReadyImage, view: KernelView, host: tuple[Path, ...] = ()
+) -> Contents:
+    """Read the image's modules. Blocking. Raises StepError, OSError.
+
+    `host` are directories of the host's modules for the running kernel.
+    """
     directory = find_directory(image, module.modprobe.dir_name, view.kernel_version)
-    tree = read_tree(directory)
+    tree = read_tree(directory, host)
     asked = asked_for(module)
     if failure := unavailable(asked, tree, view):
         # Another Module may still bring what the own one has to wait for.

@@ -40,7 +40,7 @@ class KernelPlaces:
     firmware: Path
     """The same path on the host and in the daemon."""
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
-    """Where the host keeps <kernel>/modules.builtin and modules.symbols."""
+    """Where the host keeps <kernel>/modules.builtin, modules.symbols and modules of its own."""
     root: Path = Path("/")
     """Holds proc, sys and dev."""
 
@@ -66,7 +66,7 @@ class ModprobeKernel:
             claims=self._claims,
             root=places.root,
         )
-        self._workspaces = Workspaces(places.run / "modules", runner, programs.depmod)
+        self._workspaces = Workspaces(places.run / "modules", files, runner, programs.depmod)
         self._firmware = Firmware(
             directory=places.firmware,
             ledger=LedgerFile(places.state / "firmware.json"),
@@ -178,7 +178,8 @@ class ModprobeKernel:
     ) -> Contents:
         """Return what the image brings; StepError says what makes it unusable."""
         _raise(argv.invalid(module))
-        contents = await asyncio.to_thread(read_contents, module, image, view)
+        host = await asyncio.to_thread(self._reader.files.host_modules)
+        contents = await asyncio.to_thread(read_contents, module, image, view, host)
         _raise(outcome.built_in(module, contents, view))
         return contents
 

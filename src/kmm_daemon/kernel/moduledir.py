@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kmm_common.api.names import Reason
@@ -27,12 +27,13 @@ class ModuleTree:
     """kernel_names by kernel_name, nearest first: each needs at most those to its right."""
     soft: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """kernel_names that modules.softdep has modprobe load along, before or after."""
+    host: tuple[Path, ...] = ()
+    """Where the host may have what the image has not, but for a link to the host's modules."""
 
     def info(self, name: str) -> modinfo.ModuleInfo:
         """Return what a module's file says. Raises StepError."""
-        path = self.directory / self.files[name]
         try:
-            return modinfo.read(path)
+            return modinfo.read(located(self.directory, self.files[name], self.host))
         except FileNotFoundError as error:
             message = f"modules.dep of the image names {self.files[name]}, which it does not have"
             raise _unusable(Reason.MODULE_NOT_FOUND, message) from error
@@ -66,17 +67,39 @@ def indexed(directory: Path) -> bool:
     return all((directory / name).is_file() for name in INDEX)
 
 
-def read_tree(directory: Path) -> ModuleTree:
+def located(directory: Path, path: str, host: Iterable[Path]) -> Path:
+    """Return where a file of a modules.dep is: in the image, or on the host, behind a link to it.
+
+    `host/kernel/x.ko` is the host's kernel/x.ko where the image has no directory `host`.
+    """
+    link, _, below = path.partition("/")
+    if below and not (directory / link).exists():
+        there = (tree / below for tree in host)
+        return next(filter(Path.is_file, there), directory / path)
+    return directory / path
+
+
+def host_links(directory: Path, host: Iterable[Path]) -> dict[str, Path]:
+    """Return the links to the host's modules that a modules.dep needs: target by name."""
+    present = next(filter(Path.is_dir, host), None)
+    if present is None or not indexed(directory):
+        return {}
+    files = read_tree(directory).files.values()
+    tops = {path.partition("/")[0] for path in files if "/" in path}
+    return {top: present for top in sorted(tops) if not (directory / top).exists()}
+
+
+def read_tree(directory: Path, host: tuple[Path, ...] = ()) -> ModuleTree:
     """Return the tree as modules.dep describes it, or the module files' own words without one.
 
-    Raises StepError.
+    `host` are directories of the host's modules for this kernel. Raises StepError.
     """
     if not indexed(directory):
         return _without_index(directory)
     text = (directory / "modules.dep").read_text(errors="replace")
     softdep = directory / "modules.softdep"
     soft = softdep.read_text(errors="replace") if softdep.is_file() else ""
-    return parse_dependencies(directory, text, soft)
+    return replace(parse_dependencies(directory, text, soft), host=host)
 
 
 def parse_dependencies(directory: Path, text: str, soft: str = "") -> ModuleTree:

@@ -12,7 +12,8 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_daemon.kernel import argv
 from kmm_daemon.kernel.argv import Place
-from kmm_daemon.kernel.moduledir import find_directory, indexed
+from kmm_daemon.kernel.moduledir import find_directory, host_links, indexed
+from kmm_daemon.kernel.procfs import KernelFiles
 from kmm_daemon.kernel.runner import Deadline, Runner
 from kmm_daemon.values import ReadyImage, StepError
 
@@ -27,8 +28,9 @@ def module_directory(place: Place) -> Path:
 class Workspaces:
     """The workspaces of a node, below a directory that does not outlive the boot."""
 
-    def __init__(self, directory: Path, runner: Runner, depmod: str) -> None:
+    def __init__(self, directory: Path, kernel: KernelFiles, runner: Runner, depmod: str) -> None:
         self._directory = directory
+        self._kernel = kernel
         self._depmod = depmod
         self._runner = runner
 
@@ -36,7 +38,9 @@ class Workspaces:
         """Return a fresh workspace for a load. Raises StepError, OSError."""
         source = await asyncio.to_thread(find_directory, image, module.modprobe.dir_name, kernel)
         place = self._place(module, source.name)
-        if not await asyncio.to_thread(_link, source, place, module):
+        if await asyncio.to_thread(_link, source, place, module):
+            await asyncio.to_thread(self._link_host, source, place)
+        else:
             await self._index(place)
         return place
 
@@ -58,6 +62,10 @@ class Workspaces:
         own = self._of(module.ref)
         dir_name = argv.normalised(module.modprobe.dir_name)
         return Place(root=own / "root", config=own / "config", dir_name=dir_name, tree=tree)
+
+    def _link_host(self, source: Path, place: Place) -> None:
+        for name, tree in host_links(source, self._kernel.host_modules()).items():
+            (module_directory(place) / name).symlink_to(tree)
 
     async def _index(self, place: Place) -> None:
         """Write the modules.dep that the image does not have. Raises StepError."""

@@ -175,6 +175,23 @@ def test_links_to_the_kernels_headers_are_left_out(unpacked):
     assert listing(root) == {f"{MODULES}/a.ko"}
 
 
+@pytest.mark.parametrize("tree", ["lib/modules", "usr/lib/modules"])
+def test_link_to_the_hosts_modules_is_left_out(unpacked, tree):
+    """Upstream's images have it, so that depmod sees the kernel's own modules."""
+    link = symlink(f"{MODULES}/host", f"/{tree}/{KERNEL}")
+    assert listing(unpacked(layer(module(), link))) == {f"{MODULES}/a.ko"}
+
+
+@pytest.mark.parametrize(
+    ("at", "target"),
+    [("host", "/lib/modules/5.4"), ("x/host", f"/lib/modules/{KERNEL}"), ("host", "/lib/modules")],
+    ids=["of another kernel", "further down", "all kernels"],
+)
+def test_other_links_to_the_hosts_modules_are_refused(unpacked, at, target):
+    with pytest.raises(InvalidImageError, match="which is outside of"):
+        unpacked(layer(module(), symlink(f"{MODULES}/{at}", target)))
+
+
 def test_a_merged_usr_is_followed_even_when_the_link_comes_last(unpacked):
     real = f"usr/lib/modules/{KERNEL}"
     root = unpacked(layer(file(f"{real}/a.ko")), layer(symlink("lib", "usr/lib")), dir_name="/")

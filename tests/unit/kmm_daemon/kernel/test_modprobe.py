@@ -9,7 +9,8 @@ from kmm_common.errors import TransientError
 from kmm_daemon.kernel.modprobe import ModprobeKernel
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.values import Kernel, LoadedRecord, Process, ReadyImage, StepError
-from support.tmpkernel import PID, TmpKernel, Trouble, image, loaded, module
+from support.modulefile import write_module
+from support.tmpkernel import KERNEL, PID, TmpKernel, Trouble, image, loaded, module
 
 STACK = {"top": ("mid", "1"), "mid": ("low", "2"), "low": ("", "3")}
 STUCK = Completed(exit_code=None, timed_out=True, stuck=True)
@@ -56,6 +57,21 @@ async def test_load_records_what_came_and_unload_takes_it_out(node, kernel, stac
     await kernel.unload(record, frozenset())
     assert node.rows == {}
     assert list((node.root / "run/modules").iterdir()) == []
+
+
+async def test_image_that_links_to_the_hosts_modules_brings_what_it_needs_of_them(node, kernel):
+    host = node.root / "lib/modules" / KERNEL / "kernel"
+    host.mkdir(parents=True)
+    write_module(host, "low", srcversion="3")
+    built = image(node.root / "images/linked", {"top": ("low", "1")})
+    index = built.root / "opt/lib/modules" / KERNEL / "modules.dep"
+    index.write_text("top.ko: host/kernel/low.ko\nhost/kernel/low.ko:\n")
+    assert await kernel.inspect(module("top"), built) == {"top": "1", "low": "3"}
+    record = await kernel.load(module("top"), built)
+    assert record.kernel_modules == ("top", "low")
+    await kernel.unload(record, frozenset())
+    assert node.rows == {}
+    assert (host / "low.ko").exists()
 
 
 async def test_what_was_there_before_is_not_recorded_and_stays(node, kernel, stack):

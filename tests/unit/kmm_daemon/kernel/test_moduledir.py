@@ -9,6 +9,7 @@ from kmm_daemon.kernel.moduledir import (
     ModuleTree,
     asked_for,
     find_directory,
+    host_links,
     load_order,
     named_by,
     parse_dependencies,
@@ -120,6 +121,42 @@ def test_file_that_only_the_index_has_is_named(tmp_path: Path):
     tree = parse_dependencies(tmp_path, "extra/gone.ko:\n")
     with pytest.raises(StepError, match=r"names extra/gone\.ko, which it does not have"):
         tree.info("gone")
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the directory of an image that knows the host's modules as `host`, and the host's."""
+    directory, there = tmp_path / "image", tmp_path / "modules"
+    (directory / "extra").mkdir(parents=True)
+    (there / "kernel").mkdir(parents=True)
+    write_module(directory / "extra", "top", depends="low", srcversion="1")
+    write_module(there / "kernel", "low", srcversion="2")
+    lines = "extra/top.ko: host/kernel/low.ko\nhost/kernel/low.ko:\nextra/gone.ko:\n"
+    (directory / "modules.dep").write_text(lines)
+    (directory / "modules.dep.bin").write_bytes(b"index")
+    return directory, there
+
+
+def test_module_behind_a_link_to_the_hosts_modules_is_the_hosts(linked):
+    directory, there = linked
+    tree = read_tree(directory, (there.parent / "absent", there))
+    assert (tree.info("top").build, tree.info("low").build) == ("1", "2")
+    assert host_links(directory, (there.parent / "absent", there)) == {"host": there}
+
+
+def test_nothing_of_the_host_stands_for_what_the_image_should_have_itself(linked):
+    directory, there = linked
+    write_module(there, "gone")
+    with pytest.raises(StepError, match=r"names extra/gone\.ko, which it does not have"):
+        read_tree(directory, (there,)).info("gone")
+
+
+def test_host_without_that_module_leaves_it_missing(linked):
+    directory, there = linked
+    (there / "kernel/low.ko").unlink()
+    with pytest.raises(StepError, match=r"names host/kernel/low\.ko, which it does not have"):
+        read_tree(directory, (there,)).info("low")
+    assert host_links(directory, ()) == {}
 
 
 def test_damaged_module_is_named(tmp_path: Path):
