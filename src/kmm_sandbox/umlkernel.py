@@ -33,6 +33,10 @@ class UmlKernel:
         """Return, by path below the modules' directory, the paths a module needs: modules.dep."""
         return parse_dependencies((self.modules / "modules.dep").read_text())
 
+    def builtin(self) -> frozenset[str]:
+        """Return the names of the modules that are compiled into the kernel."""
+        return frozenset(map(module_name, (self.modules / "modules.builtin").read_text().split()))
+
     def closure(self, names: tuple[str, ...]) -> dict[str, Path]:
         """Return the files of modules, by relative path, with all they need."""
         dependencies = self.dependencies()

@@ -114,20 +114,6 @@ def test_raw_arguments_are_the_whole_command_line(stage: Stage) -> None:
         assert CORE not in rows(stage, node)
 
 
-def test_in_tree_module_makes_room_for_the_one_of_the_image(stage: Stage) -> None:
-    kernel = stage.sandbox.kernel.version
-    for node in stage.sandbox.nodes.values():
-        node.execute("insmod", own_file(kernel, CORE)).check()
-    image = push_own(stage.sandbox, "instead", CORE, version="v2")
-    outcome = stage.run(
-        "instead", image, {"moduleName": CORE}, container={"inTreeModulesToRemove": [CORE]}
-    )
-    outcome.wait_loaded()
-    for node in stage.sandbox.nodes.values():
-        version = node.execute("cat", f"/sys/module/{CORE}/version").check()
-        assert version.strip() == "2.0"
-
-
 def test_module_that_is_loaded_already_and_is_the_images_is_adopted(stage: Stage) -> None:
     for node in stage.sandbox.nodes.values():
         node.execute("insmod", own_file(stage.sandbox.kernel.version, CORE)).check()

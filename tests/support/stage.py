@@ -1,5 +1,6 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
+import base64
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -153,8 +154,8 @@ class Stage:
             for each in told
             if each.get("inKernel")
         ]
-        loaded = self.sandbox.nodes[node].loaded_modules()
-        return [f"{node}: {name} without {own}" for name, own in named if own and own not in loaded]
+        there = self.sandbox.nodes[node].loaded_modules().keys() | self.sandbox.kernel.builtin()
+        return [f"{node}: {name} without {own}" for name, own in named if own and own not in there]
 
     def violations(self) -> list[Any]:
         """Return what the history checker says of all that happened in the sandbox."""
@@ -199,6 +200,34 @@ def worker_status(node: Node) -> dict[str, str]:
     lines = [node.execute("cat", f"{one}status").check().splitlines() for one in workers]
     parts = (line.partition(":") for line in (lines[0] if lines else ()))
     return {key: value.strip() for key, _, value in parts}
+
+
+def insert(node: Node, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:
+    """Load modules' files on a node, one after the other, as somebody else would.
+
+    `instead_of` is a module that goes first; the daemon may be quick enough to load it again.
+    """
+    for module in modules:
+        file = f"/run/theirs.ko{suffix}"
+        node.execute("sh", "-c", f"base64 -d > {file}", stdin=base64.b64encode(module).decode())
+        command = f"insmod {file}"
+        if instead_of:
+            command = f"until rmmod {instead_of} && {command}; do :; done"
+        node.execute("sh", "-c", command).check()
+
+
+def build_in_kernel(node: Node, module: str) -> str:
+    """Return a loaded module's srcversion, or its note with the build-id, as the kernel has it."""
+    directory = f"/sys/module/{module}"
+    srcversion = node.execute("cat", f"{directory}/srcversion").stdout.strip()
+    shown = node.execute("od", "-An", "-v", "-tx1", f"{directory}/notes/.note.gnu.build-id")
+    return srcversion or shown.check().replace(" ", "").replace("\n", "")
+
+
+def stock_module(sandbox: Sandbox, name: str) -> bytes:
+    """Return the file of a module that came with the kernel."""
+    files = sandbox.kernel.closure((name,))
+    return next(file.read_bytes() for file in files.values() if file.stem == name)
 
 
 PREBUILT = Path(__file__).parents[1] / "e2e/modules/prebuilt"
