@@ -12,6 +12,7 @@ from pathlib import Path
 from betterproto2 import Message
 from grpclib.exceptions import GRPCError
 
+from fuzz import onnode
 from kmm_common.api.names import Reason
 from kmm_common.wire import convert
 from kmm_common.wire.codec import Codec
@@ -19,7 +20,7 @@ from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving import messages as serving
 from kmm_daemon import journal
-from kmm_daemon.kernel import classify, kmsg, modinfo, moduledir, procfs, symbols
+from kmm_daemon.kernel import classify, symbols
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.link import messages as link
 from kmm_daemon.values import KernelModule, StepError
@@ -36,6 +37,8 @@ class Target:
     run: Callable[[bytes], None]
     covered: tuple[str, ...]
     """The modules whose branches are counted."""
+    apart: frozenset[str] = frozenset()
+    """Functions of these whose branches are not: no byte from outside reaches them."""
 
 
 def wire(data: bytes) -> None:
@@ -92,18 +95,6 @@ def _stamped(data: bytes) -> bytes:
         return data
 
 
-def modules_dep(data: bytes) -> None:
-    """Read modules.dep and modules.softdep, with a zero byte between; order what they name."""
-    text, _, soft = data.decode(errors="replace").partition("\0")
-    tree = moduledir.parse_dependencies(Path("/nowhere"), text, soft)
-    for name in [*tree.files][:20]:
-        order = moduledir.load_order(tree, (name,))
-        assert len(set(order)) == len(order) and name in order
-        back = moduledir.unload_order(tree, (name,))
-        assert back[0] == name and sorted(back) == sorted(order)
-    moduledir.named_by(text.split(), tree)
-
-
 def modules_symbols(data: bytes) -> None:
     """Look up what a kernel log misses in a modules.symbols, with a zero byte between."""
     log, _, text = data.decode(errors="replace").partition("\0")
@@ -112,15 +103,6 @@ def modules_symbols(data: bytes) -> None:
         names = symbols.exporters(lack.symbols, text)
         assert len(set(names)) == len(names) and all(name.isascii() for name in names)
         assert lack.module in symbols.told(lack, symbols.Exporters(image=names))
-
-
-def kernel_log(data: bytes) -> None:
-    """Read records of /dev/kmsg, with a zero byte between; choose those about a module."""
-    records = [record for raw in data.split(b"\0") if (record := kmsg.parse_record(raw))]
-    for record in records:
-        assert 0 <= record.level <= 7 and (record.text.isprintable() or not record.text)
-    lines = kmsg.about(records, ("kmt_core",))
-    assert {*lines} <= {record.text for record in records}
 
 
 def modprobe_output(data: bytes) -> None:
@@ -146,25 +128,6 @@ def _well_told(error: StepError) -> None:
     assert error.failure.message
 
 
-def module_file(data: bytes) -> None:
-    """Read the .modinfo of a module's file."""
-    try:
-        info = modinfo.parse(data)
-    except modinfo.InvalidModuleFileError as error:
-        assert str(error)
-    else:
-        assert all(isinstance(name, str) for name in info.depends)
-
-
-def proc_modules(data: bytes) -> None:
-    """Read /proc/modules and modules.builtin, with a zero byte between."""
-    text, _, builtin = data.decode(errors="replace").partition("\0")
-    for name, row in procfs.parse_modules(text).items():
-        assert name == row.name
-        assert procfs.in_use(row) in (True, False)
-    assert "" not in procfs.parse_builtin(builtin)
-
-
 TARGETS: Mapping[str, Target] = {
     "wire": Target(
         run=wire,
@@ -177,10 +140,22 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "journal": Target(run=journal_file, covered=("kmm_daemon.journal",)),
-    "modules_dep": Target(run=modules_dep, covered=("kmm_daemon.kernel.moduledir",)),
+    "modules_dep": Target(
+        run=onnode.modules_dep,
+        covered=("kmm_daemon.kernel.moduledir",),
+        # Their input is a Module, not a file.
+        apart=frozenset({"find_directory", "asked_for"}),
+    ),
     "modules_symbols": Target(run=modules_symbols, covered=("kmm_daemon.kernel.symbols",)),
-    "kernel_log": Target(run=kernel_log, covered=("kmm_daemon.kernel.kmsg",)),
+    "kernel_log": Target(run=onnode.kernel_log, covered=("kmm_daemon.kernel.kmsg",)),
     "modprobe_output": Target(run=modprobe_output, covered=("kmm_daemon.kernel.classify",)),
-    "module_file": Target(run=module_file, covered=("kmm_daemon.kernel.modinfo",)),
-    "proc_modules": Target(run=proc_modules, covered=("kmm_daemon.kernel.procfs",)),
+    "module_file": Target(
+        run=onnode.module_file, covered=("kmm_daemon.kernel.modinfo", "kmm_daemon.kernel.notes")
+    ),
+    "proc_modules": Target(
+        run=onnode.proc_modules,
+        covered=("kmm_daemon.kernel.procfs", "kmm_daemon.kernel.notes"),
+        # It remembers what was read at first.
+        apart=frozenset({"KernelReader._view"}),
+    ),
 }

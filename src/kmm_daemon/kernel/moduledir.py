@@ -73,7 +73,7 @@ def located(directory: Path, path: str, host: Iterable[Path]) -> Path:
     `host/kernel/x.ko` is the host's kernel/x.ko where the image has no directory `host`.
     """
     link, _, below = path.partition("/")
-    if below and not (directory / link).exists():
+    if below and _lacks(directory, link):
         there = (tree / below for tree in host)
         return next(filter(Path.is_file, there), directory / path)
     return directory / path
@@ -86,7 +86,15 @@ def host_links(directory: Path, host: Iterable[Path]) -> dict[str, Path]:
         return {}
     files = read_tree(directory).files.values()
     tops = {path.partition("/")[0] for path in files if "/" in path}
-    return {top: present for top in sorted(tops) if not (directory / top).exists()}
+    return {top: present for top in sorted(tops) if _lacks(directory, top)}
+
+
+def _lacks(directory: Path, name: str) -> bool:
+    try:
+        return not (directory / name).exists()
+    except OSError:
+        # No file can have that name: nobody has linked it.
+        return False
 
 
 def read_tree(directory: Path, host: tuple[Path, ...] = ()) -> ModuleTree:
