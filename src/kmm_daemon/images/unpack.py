@@ -169,9 +169,9 @@ class _Applier:
         if name in _SKIPPED_LINKS and parent in self._roots:
             return
         target = follow(link_target(path, member.linkname), self._wanted.links)
+        if parent in self._roots and self._wanted.is_hosts(target):
+            return
         if place(target, self._roots) is not Place.INSIDE:
-            if parent in self._roots and self._wanted.is_hosts(target):
-                return
             raise refused(
                 member.name,
                 f"is a link to {shown(member.linkname)}, which is outside of {self._taken()}",

@@ -182,6 +182,12 @@ def test_link_to_the_hosts_modules_is_left_out(unpacked, tree):
     assert listing(unpacked(layer(module(), link))) == {f"{MODULES}/a.ko"}
 
 
+def test_link_to_the_hosts_modules_is_left_out_where_the_images_own_have_the_same_path(unpacked):
+    own = f"lib/modules/{KERNEL}"
+    root = unpacked(layer(file(f"{own}/a.ko"), symlink(f"{own}/host", f"/{own}")), dir_name="/")
+    assert listing(root) == {f"{own}/a.ko"}
+
+
 @pytest.mark.parametrize(
     ("at", "target"),
     [("host", "/lib/modules/5.4"), ("x/host", f"/lib/modules/{KERNEL}"), ("host", "/lib/modules")],
