@@ -1,6 +1,10 @@
 """Firmware of a Module: there when its module asks for it, gone with its last user."""
 
-from kmm_sandbox import kmodimage
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kmm_sandbox import kmodimage, programs
+from kmm_sandbox.node import Node
 from support.stage import Stage, own_module, push_files
 
 CORE = "kmt_core"
@@ -85,3 +89,125 @@ def test_same_content_is_shared_and_goes_with_its_last_user(stage: Stage) -> Non
     stage.delete("second")
     second.wait_gone()
     assert {firmware_on(stage, node) for node in stage.sandbox.nodes} == {""}
+
+
+MODPROBE = {"moduleName": CORE, "firmwarePath": "/firmware", "parameters": ["fw=kmt/blob.bin"]}
+IMMUTABLE = "/lib/firmware"
+
+
+@contextmanager
+def read_only(node: Node) -> Iterator[None]:
+    """Have a node's /lib/firmware be read-only meanwhile, as on an immutable host."""
+    mount = f"mount --bind {IMMUTABLE} {IMMUTABLE} && mount -o remount,ro,bind {IMMUTABLE}"
+    node.execute("sh", "-c", f"mkdir -p {IMMUTABLE} && {mount}").check()
+    assert "Read-only" in node.execute("touch", f"{IMMUTABLE}/x").stderr
+    try:
+        yield
+    finally:
+        node.execute("umount", IMMUTABLE).check()
+
+
+def search_path(node: Node) -> str:
+    return node.execute("cat", SEARCH_PATH).check().strip("\0\n")
+
+
+def set_search_path(node: Node, path: str) -> None:
+    """Set firmware_class.path as somebody else; the kernel takes a NUL for an empty text."""
+    node.execute("sh", "-c", f"printf '{path or chr(92) + '0'}' > {SEARCH_PATH}").check()
+
+
+def test_host_with_a_read_only_firmware_directory_has_its_own_path_back_afterwards(
+    stage: Stage,
+) -> None:
+    image = image_with_firmware(stage, "immutable", CORE, b"seventeen bytes!!")
+    node = stage.sandbox.nodes["node1"]
+    with read_only(node):
+        outcome = stage.run("immutable", image, MODPROBE)
+        outcome.wait_loaded()
+        assert search_path(node) == DIRECTORY
+        stage.delete("immutable")
+        outcome.wait_gone()
+        assert search_path(node) == ""
+
+
+def test_search_path_of_somebody_else_is_told_and_left_alone_until_it_is_free(
+    stage: Stage,
+) -> None:
+    nodes = stage.sandbox.nodes.values()
+    for node in nodes:
+        set_search_path(node, "/opt/theirs")
+    image = image_with_firmware(stage, "theirs", CORE, b"seventeen bytes!!")
+    outcome = stage.run("theirs", image, MODPROBE)
+    message = stage.wait_failed("theirs", "FirmwareFailed")
+    assert "the kernel looks for firmware in /opt/theirs, which somebody else has set" in message
+    for node in nodes:
+        assert CORE not in node.loaded_modules()
+        assert firmware_on(stage, node.name) == ""
+        assert search_path(node) == "/opt/theirs"
+        set_search_path(node, "")
+    outcome.wait_loaded()
+    stage.delete("theirs")
+    outcome.wait_gone()
+    assert [search_path(node) for node in nodes] == ["", "", ""]
+
+
+def test_daemon_that_is_told_to_write_to_a_read_only_directory_names_the_remedy(
+    stage: Stage,
+) -> None:
+    """Once it can write there, the kernel finds the file without being told where."""
+    node = stage.sandbox.nodes["node1"]
+    settings = programs.daemon_settings(node.directory / "tls") | {"firmware_dir": IMMUTABLE}
+    try:
+        with read_only(node):
+            programs.write_settings(node.directory / "daemon.yaml", settings)
+            node.restart_daemon()
+            image = image_with_firmware(stage, "stubborn", CORE, b"seventeen bytes!!")
+            outcome = stage.run("stubborn", image, MODPROBE)
+            stage.until(
+                lambda: firmware_error(stage, node) != "", "node1 says that it cannot write"
+            )
+            assert "Read-only file system: set the daemon's firmware directory to a writable" in (
+                firmware_error(stage, node)
+            )
+        outcome.wait_loaded()
+        file = f"{IMMUTABLE}/kmt/blob.bin"
+        assert node.execute("cat", file).check() == "seventeen bytes!!"
+        assert search_path(node) == ""
+        stage.delete("stubborn")
+        outcome.wait_gone()
+        assert node.execute("test", "-e", file).code == 1
+    finally:
+        node.run_daemon()
+
+
+def firmware_error(stage: Stage, node: Node) -> str:
+    error = stage.report(node.name, "stubborn").get("error") or {}
+    return str(error["message"]) if error.get("reason") == "FirmwareFailed" else ""
+
+
+def test_files_outlive_a_reboot_and_go_with_their_last_module_after_it(stage: Stage) -> None:
+    firmware = b"shared"
+    first = stage.run("first", image_with_firmware(stage, "first", CORE, firmware), MODPROBE)
+    second = stage.run(
+        "second",
+        image_with_firmware(stage, "second", "slip", firmware),
+        {"moduleName": "slip", "firmwarePath": "/firmware"},
+    )
+    first.wait_loaded()
+    second.wait_loaded()
+    rebooted, switched_off = stage.sandbox.nodes["node1"], stage.sandbox.nodes["node2"]
+    rebooted.reboot()
+    assert firmware_on(stage, rebooted.name) == "shared"
+    first.wait_loaded()
+    stage.delete("first")
+    first.wait_gone()
+    assert firmware_on(stage, rebooted.name) == "shared"
+    # The last one goes while a node is off: its file goes as soon as the node knows.
+    switched_off.machine.switch_off()
+    stage.delete("second", wait=False)
+    stage.until(lambda: firmware_on(stage, rebooted.name) == "", "the file goes from node1")
+    switched_off.machine.switch_on()
+    second.wait_gone()
+    for name, node in stage.sandbox.nodes.items():
+        stage.until(lambda name=name: firmware_on(stage, name) == "", f"no file is on {name}")  # type: ignore[misc]
+        assert node.execute("ls", DIRECTORY).stdout.split() == []
