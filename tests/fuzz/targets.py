@@ -63,15 +63,30 @@ def _greeting(message: Message) -> None:
 
 def _report(message: Message) -> None:
     assert isinstance(message, pb.ReportMessage)
-    if message.state is not None:
-        for module in serving.report(message.state).modules:
+    said = convert.only_member(message, "kind")
+    if isinstance(said, pb.StateReport):
+        for module in serving.report(said).modules:
             assert convert.reported_from_message(convert.reported_to_message(module)) == module
+
+
+def _credentials_asked(message: Message) -> None:
+    assert isinstance(message, pb.PullCredentialsRequest)
+    ref = convert.ref_from_message(message.module)
+    assert convert.ref_from_message(convert.ref_to_message(ref)) == ref
+
+
+def _credentials(message: Message) -> None:
+    assert isinstance(message, pb.PullCredentialsResponse)
+    for one in message.credentials:
+        assert link.credential(one).registry == one.registry
 
 
 _MESSAGES: tuple[tuple[type[Message], Callable[[Message], None]], ...] = (
     (pb.Update, _update),
     (pb.WatchRequest, _greeting),
     (pb.ReportMessage, _report),
+    (pb.PullCredentialsRequest, _credentials_asked),
+    (pb.PullCredentialsResponse, _credentials),
 )
 
 
@@ -138,6 +153,8 @@ TARGETS: Mapping[str, Target] = {
             "kmm_daemon.link.messages",
             "kmm_cp.serving.messages",
         ),
+        # It sends.
+        apart=frozenset({"Codec.encode"}),
     ),
     "journal": Target(run=journal_file, covered=("kmm_daemon.journal",)),
     "modules_dep": Target(
