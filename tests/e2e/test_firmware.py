@@ -151,16 +151,43 @@ def test_search_path_of_somebody_else_is_told_and_left_alone_until_it_is_free(
     assert [search_path(node) for node in nodes] == ["", "", ""]
 
 
+@contextmanager
+def firmware_directory(stage: Stage, node: Node, directory: str) -> Iterator[None]:
+    """Have a node's daemon put firmware into another directory meanwhile."""
+    settings = programs.daemon_settings(node.directory / "tls") | {"firmware_dir": directory}
+    programs.write_settings(node.directory / "daemon.yaml", settings)
+    starts = stage.daemon_starts(node.name)
+    node.restart_daemon()
+    stage.until(lambda: stage.daemon_starts(node.name) > starts, f"{node.name} starts its daemon")
+    try:
+        yield
+    finally:
+        node.run_daemon()
+
+
+def test_search_path_of_somebody_else_can_be_the_daemons_directory(stage: Stage) -> None:
+    """On a read-only host, as the message says; the path stays theirs to the end."""
+    node, theirs = stage.sandbox.nodes["node1"], "/opt/theirs"
+    set_search_path(node, theirs)
+    image = image_with_firmware(stage, "common", CORE, b"seventeen bytes!!")
+    with read_only(node), firmware_directory(stage, node, theirs):
+        outcome = stage.run("common", image, MODPROBE)
+        outcome.wait_loaded()
+        assert node.execute("cat", f"{theirs}/kmt/blob.bin").check() == "seventeen bytes!!"
+        stage.delete("common")
+        outcome.wait_gone()
+        assert node.execute("ls", theirs).check() == ""
+        assert search_path(node) == theirs
+    set_search_path(node, "")
+
+
 def test_daemon_that_is_told_to_write_to_a_read_only_directory_names_the_remedy(
     stage: Stage,
 ) -> None:
     """Once it can write there, the kernel finds the file without being told where."""
     node = stage.sandbox.nodes["node1"]
-    settings = programs.daemon_settings(node.directory / "tls") | {"firmware_dir": IMMUTABLE}
-    try:
+    with firmware_directory(stage, node, IMMUTABLE):
         with read_only(node):
-            programs.write_settings(node.directory / "daemon.yaml", settings)
-            node.restart_daemon()
             image = image_with_firmware(stage, "stubborn", CORE, b"seventeen bytes!!")
             outcome = stage.run("stubborn", image, MODPROBE)
             stage.until(
@@ -176,8 +203,6 @@ def test_daemon_that_is_told_to_write_to_a_read_only_directory_names_the_remedy(
         stage.delete("stubborn")
         outcome.wait_gone()
         assert node.execute("test", "-e", file).code == 1
-    finally:
-        node.run_daemon()
 
 
 def firmware_error(stage: Stage, node: Node) -> str:

@@ -1,5 +1,6 @@
 """Every way in which a Module says how its kernel module is loaded, and every way to fail."""
 
+import gzip
 import lzma
 from collections.abc import Mapping
 from typing import Any
@@ -72,6 +73,20 @@ def test_modules_of_any_build_are_loaded_with_what_they_need(
     outcome.wait_gone()
     for node in stage.sandbox.nodes:
         assert CORE not in rows(stage, node)
+
+
+def test_compression_that_modprobe_does_not_know_is_named(stage: Stage) -> None:
+    """modprobe itself says "not found", or nothing of the file but that it is none."""
+    packed = gzip.compress(own_module(stage.sandbox.kernel.version, CORE))
+    files = kmodimage.kmod_files(
+        stage.sandbox.kernel, extra={f"{CORE}.ko.gz": packed}, depmod=False
+    )
+    outcome = stage.run("gzip", push_files(stage.sandbox, "gzip", files), {"moduleName": CORE})
+    if "+ZLIB" in stage.sandbox.nodes["node1"].execute("kmod", "--version").check():
+        outcome.wait_loaded()
+    else:
+        message = stage.wait_failed("gzip", "InvalidModule")
+        assert f"compression of extra/{CORE}.ko.gz: put it into the image as .ko" in message
 
 
 def test_module_of_another_directory_is_loaded_with_its_arguments(stage: Stage) -> None:

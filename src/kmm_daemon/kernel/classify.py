@@ -6,7 +6,7 @@ modprobe exits 1 whatever happened: only its text and the kernel log of that mom
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kmm_common.api.names import Reason
@@ -15,7 +15,7 @@ from kmm_daemon.kernel import symbols
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.kernel.symbols import Exporters
 from kmm_daemon.unended import still_running
-from kmm_daemon.values import KernelModule, Process, StepError
+from kmm_daemon.values import KernelModule, Process, StepError, kernel_name
 
 _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 """What a C program prints, by which error it is."""
@@ -36,6 +36,7 @@ _IGNORED = re.compile(r"(\S+): unknown parameter '(.*)' ignored")
 _LOCKDOWN = re.compile(r"Lockdown: \S+: (.+?) is restricted")
 _REJECTED = re.compile(r"Loading of (.+) is rejected")
 _NO_ELF = re.compile(r"Invalid (?:architecture in )?ELF.*")
+_COMPRESSED = (".gz", ".xz", ".zst")
 _SIGNATURE_ERRORS = ("EKEYREJECTED", "ENOKEY", "EKEYEXPIRED", "EKEYREVOKED", "EBADMSG")
 _ALREADY = re.compile(r"Module already in kernel|cannot create duplicate filename '/module/")
 
@@ -54,6 +55,8 @@ class Attempt:
     parameters: tuple[str, ...] = ()
     vermagic: str = ""
     """Of the Module's own file."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The image's modules: path by kernel_name."""
     modules_disabled: bool = False
     exporters: Exporters = field(default_factory=Exporters)
     """Of symbols that were missing."""
@@ -215,8 +218,19 @@ def _not_found(attempt: Attempt) -> Cause | None:
     match = _NOT_FOUND.search(attempt.completed.stderr)
     if match is None:
         return None
+    if unknown := _unknown_compression(attempt, match[1]):
+        return unknown
     message = f"the image has no module {match[1]} for kernel {attempt.kernel}: correct moduleName"
     return Cause(Reason.MODULE_NOT_FOUND, f"{message}, dirName or the image", retry=False)
+
+
+def _unknown_compression(attempt: Attempt, name: str) -> Cause | None:
+    """Which compressions a modprobe knows is decided when it is built."""
+    path = attempt.files.get(kernel_name(name), "")
+    if not path.endswith(_COMPRESSED):
+        return None
+    message = f"modprobe here does not know the compression of {path}: put it into the image as .ko"
+    return Cause(Reason.INVALID_MODULE, message, retry=False)
 
 
 def _already_loaded(attempt: Attempt) -> Cause | None:
@@ -237,6 +251,9 @@ def _invalid_file(attempt: Attempt) -> Cause | None:
     if attempt.error != "ENOEXEC":
         return None
     match = attempt.first(_NO_ELF)
+    unknown = _unknown_compression(attempt, attempt.refused[0])
+    if unknown and match and "magic" in match[0]:
+        return unknown
     why = match[0] if match else "truncated, not for this architecture, or of another build"
     message = f"the kernel does not take the file of {attempt.refused[0]}: {why}"
     return Cause(Reason.INVALID_MODULE, f"{message}; build the image again", retry=False)

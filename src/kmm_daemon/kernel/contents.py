@@ -12,6 +12,7 @@ from kmm_daemon.kernel.moduledir import (
     find_directory,
     named_by,
     read_tree,
+    shipped,
     unload_order,
 )
 from kmm_daemon.values import KernelView, ReadyImage, StepError
@@ -71,7 +72,7 @@ def unavailable(asked: Iterable[str], tree: ModuleTree, view: KernelView) -> Mod
     """Return what is missing: a name the Module asks for that neither image nor kernel has."""
     for name in asked:
         if name not in tree.files and name not in view.builtin and name not in view.modules:
-            has = ", ".join(sorted(tree.files)[:SHOWN]) or "no module"
+            has = ", ".join(sorted(shipped(tree))[:SHOWN]) or "no module"
             message = f"the image has no module {name} for kernel {view.kernel_version}: it has"
             return ModuleFailure(reason=Reason.MODULE_NOT_FOUND, message=f"{message} {has}")
     return None

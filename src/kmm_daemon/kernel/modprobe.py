@@ -205,6 +205,7 @@ class ModprobeKernel:
             name=contents.own,
             parameters=module.modprobe.parameters,
             vermagic=contents.vermagic,
+            files=contents.tree.files,
         )
         attempt = await self._with_exporters(attempt, place)
         after = await self.view()

@@ -89,6 +89,12 @@ def host_links(directory: Path, host: Iterable[Path]) -> dict[str, Path]:
     return {top: present for top in sorted(tops) if _lacks(directory, top)}
 
 
+def shipped(tree: ModuleTree) -> tuple[str, ...]:
+    """Return the kernel_names of the modules that are in the image itself."""
+    links = host_links(tree.directory, tree.host)
+    return tuple(name for name, path in tree.files.items() if path.partition("/")[0] not in links)
+
+
 def _lacks(directory: Path, name: str) -> bool:
     try:
         return not (directory / name).exists()

@@ -45,6 +45,15 @@ LOADS = [
         "no module nosuch for kernel 6.1.176",
     ),
     (
+        attempt(
+            "modprobe: FATAL: Module kmt-core not found in directory /run/sh/lib/modules/6.1.176\n",
+            files={"kmt_core": "extra/kmt-core.ko.gz"},
+        ),
+        Reason.INVALID_MODULE,
+        False,
+        "modprobe here does not know the compression of extra/kmt-core.ko.gz: put it into",
+    ),
+    (
         refused(ENOENT, "kmt_user: Unknown symbol kmt_answer (err -2)", "kmt_user"),
         Reason.UNKNOWN_SYMBOL,
         True,
@@ -84,6 +93,26 @@ LOADS = [
         "kmt_core: Invalid ELF section header overflow",
     ),
     (refused("Invalid module format"), Reason.INVALID_MODULE, False, "kmt_core"),
+    (
+        refused(
+            "Exec format error",
+            r"Invalid ELF header magic: != \177ELF",
+            files={"kmt_core": "extra/kmt-core.ko.gz"},
+        ),
+        Reason.INVALID_MODULE,
+        False,
+        "modprobe here does not know the compression of extra/kmt-core.ko.gz: put it into",
+    ),
+    (
+        refused(
+            "Exec format error",
+            "Invalid architecture in ELF header: 183",
+            files={"kmt_core": "extra/kmt-core.ko.gz"},
+        ),
+        Reason.INVALID_MODULE,
+        False,
+        "kmt_core: Invalid architecture in ELF header: 183",
+    ),
     (
         refused("Key was rejected by service"),
         Reason.SIGNATURE_REJECTED,

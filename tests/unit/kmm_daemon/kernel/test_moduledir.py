@@ -15,6 +15,7 @@ from kmm_daemon.kernel.moduledir import (
     parse_dependencies,
     parse_softdeps,
     read_tree,
+    shipped,
     unload_order,
 )
 from kmm_daemon.values import ReadyImage, StepError
@@ -142,6 +143,7 @@ def test_module_behind_a_link_to_the_hosts_modules_is_the_hosts(linked):
     tree = read_tree(directory, (there.parent / "absent", there))
     assert (tree.info("top").build, tree.info("low").build) == ("1", "2")
     assert host_links(directory, (there.parent / "absent", there)) == {"host": there}
+    assert shipped(tree) == ("top", "gone")
 
 
 def test_nothing_of_the_host_stands_for_what_the_image_should_have_itself(linked):
