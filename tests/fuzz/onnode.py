@@ -15,6 +15,8 @@ from unittest import mock
 import zstandard
 
 from kmm_daemon.kernel import kmsg, modinfo, moduledir, procfs
+from kmm_daemon.kernel.ledger import Ledger, refs, release
+from kmm_daemon.kernel.ledgerfile import LedgerFile
 from kmm_daemon.kernel.notes import SECTION
 from kmm_daemon.values import KernelModule, StepError
 from support.modulefile import module_bytes
@@ -88,6 +90,20 @@ def _read_tree(directory: Path, host: Path) -> None:
     moduledir.named_by(tree.files, tree)
     for link in moduledir.host_links(directory, (host,)):
         assert not (directory / link).exists() and "/" not in link
+
+
+def firmware_ledger(data: bytes) -> None:
+    """Read the list of firmware files; what is in one is written and read again as it was."""
+    with scratch() as directory:
+        path = directory / "firmware.json"
+        path.write_bytes(data)
+        ledger = LedgerFile(path).read()
+        aside = (directory / "firmware.unusable.json").exists()
+        assert path.exists() != aside and (ledger == Ledger() or not aside)
+        LedgerFile(path).write(ledger)
+        assert LedgerFile(path).read() == ledger
+        left, orphans = release(ledger, refs(ledger))
+        assert not left.files and orphans.keys() == ledger.files.keys()
 
 
 def kernel_log(data: bytes) -> None:

@@ -163,6 +163,10 @@ TARGETS: Mapping[str, Target] = {
         # Their input is a Module, not a file.
         apart=frozenset({"find_directory", "asked_for"}),
     ),
+    "firmware_ledger": Target(
+        run=onnode.firmware_ledger,
+        covered=("kmm_daemon.kernel.ledgerfile",),
+    ),
     "modules_symbols": Target(run=modules_symbols, covered=("kmm_daemon.kernel.symbols",)),
     "kernel_log": Target(run=onnode.kernel_log, covered=("kmm_daemon.kernel.kmsg",)),
     "modprobe_output": Target(run=modprobe_output, covered=("kmm_daemon.kernel.classify",)),
