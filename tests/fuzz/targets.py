@@ -131,6 +131,7 @@ def modprobe_output(data: bytes) -> None:
         kernel="6.1.176",
         parameters=("fail=1",),
         vermagic="6.1.176 mod_unload",
+        files={"kmt_core": "extra/kmt-core.ko.gz"} if lines else {},
     )
     row = KernelModule(name="kmt_core", refcount=len(lines))
     for told in (classify.load_failure(attempt), classify.unload_failure(attempt, row, ())):
@@ -169,7 +170,12 @@ TARGETS: Mapping[str, Target] = {
     ),
     "modules_symbols": Target(run=modules_symbols, covered=("kmm_daemon.kernel.symbols",)),
     "kernel_log": Target(run=onnode.kernel_log, covered=("kmm_daemon.kernel.kmsg",)),
-    "modprobe_output": Target(run=modprobe_output, covered=("kmm_daemon.kernel.classify",)),
+    "modprobe_output": Target(
+        run=modprobe_output,
+        covered=("kmm_daemon.kernel.classify",),
+        # How the process ended, and what /proc shows of a module.
+        apart=frozenset({"_timed_out", "_killed", "in_use"}),
+    ),
     "module_file": Target(
         run=onnode.module_file, covered=("kmm_daemon.kernel.modinfo", "kmm_daemon.kernel.notes")
     ),
