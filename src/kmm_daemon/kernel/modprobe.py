@@ -75,9 +75,12 @@ class ModprobeKernel:
 
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return the truth of this moment, from /proc and /sys. Raises TransientError."""
+        return await asyncio.to_thread(self._look, parameters_of)
+
+    def _look(self, parameters_of: frozenset[str]) -> KernelView:
         # The processes first: what ends after that is noticed at the next look.
-        at_work = await asyncio.to_thread(self._claims.alive)
-        return replace(await self._reader.view(parameters_of), at_work=at_work)
+        at_work = self._claims.alive()
+        return replace(self._reader.look(parameters_of), at_work=at_work)
 
     async def inspect(self, module: DesiredModule, image: ReadyImage) -> Mapping[str, str]:
         """Return builds.build by kernel_name for the Module's kernel modules in the image."""

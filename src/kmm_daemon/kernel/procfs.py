@@ -153,13 +153,14 @@ class KernelReader:
 
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return what the kernel says now. Raises TransientError."""
-        return await asyncio.to_thread(self._view, parameters_of)
+        return await asyncio.to_thread(self.look, parameters_of)
 
     async def modules(self) -> Mapping[str, KernelModule]:
         """Return what is in the kernel now. Raises TransientError."""
         return await asyncio.to_thread(self.files.modules)
 
-    def _view(self, parameters_of: frozenset[str]) -> KernelView:
+    def look(self, parameters_of: frozenset[str]) -> KernelView:
+        """Return what view() does, blocking."""
         if self._constant is None:
             files = self.files
             self._constant = (files.boot_id(), files.kernel_version(), files.builtin())
