@@ -1,8 +1,11 @@
 """Writes docs/reference/settings.md from the settings models; --check compares instead."""
 
+import ast
+import inspect
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import kmm_cp.settings
 import kmm_daemon.settings
@@ -30,30 +33,43 @@ def page() -> str:
 
 
 def _section(name: str, prefix: str, model: type[Strict]) -> str:
-    schema = model.model_json_schema()
     lines = [
         f"\n## {name}\n",
         f"Prefix: `{prefix}`.\n",
         "| setting | default | meaning |",
         "|---|---|---|",
-        *_rows(schema, schema.get("$defs", {}), ""),
+        *_rows(model, ""),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _rows(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> list[str]:
+def _rows(model: type[Strict], prefix: str) -> list[str]:
+    schema, meanings = model.model_json_schema(), _meanings(model)
     rows: list[str] = []
     for name, field in schema["properties"].items():
         if "$ref" in field:
-            inner = definitions[field["$ref"].rpartition("/")[2]]
-            rows += _rows(inner, definitions, f"{prefix}{name}.")
+            inner = cast(type[Strict], model.model_fields[name].annotation)
+            rows += _rows(inner, f"{prefix}{name}.")
             continue
         default = f"`{field['default']}`" if field.get("default") not in (None, "") else ""
         if name in schema.get("required", ()):
             default = "required"
-        meaning = " ".join(field.get("description", "").split())
-        rows.append(f"| `{prefix}{name}` | {default} | {meaning} |")
+        rows.append(f"| `{prefix}{name}` | {default} | {meanings[name]} |")
     return rows
+
+
+def _meanings(model: type[Strict]) -> dict[str, str]:
+    """Return the text under each field; a field without one is a KeyError.
+
+    pydantic can do it, too, but then every start of a daemon would parse its own source.
+    """
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    found: dict[str, str] = {}
+    for field, text in pairwise(cast(ast.ClassDef, definition).body):
+        match field, text:
+            case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(meaning))):
+                found[name] = " ".join(meaning.split())
+    return found
 
 
 def main() -> int:

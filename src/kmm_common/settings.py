@@ -29,9 +29,9 @@ Address = Annotated[
 
 
 class Strict(BaseModel):
-    """Base of settings: unknown names are refused."""
+    """Base of settings: unknown names are refused. A text under a field is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 S = TypeVar("S", bound=Strict)

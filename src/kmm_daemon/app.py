@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +28,10 @@ from kmm_daemon.sessionnote import SessionNotes
 from kmm_daemon.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+THREADS = 4
+"""For what blocks, as files, names and locks of the kernel. Left to itself, asyncio has as many as
+the node has cores, up to 32, and each keeps memory."""
 
 Part = Callable[[], Coroutine[Any, Any, None]]
 
@@ -59,6 +64,8 @@ async def run(settings: Settings) -> None:
 
     A signal ends the process at once and unloads nothing: modules outlive their daemon.
     """
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
+    asyncio.get_running_loop().set_default_executor(threads)
     with only_one(settings.run_dir):
         await _run(settings)
 

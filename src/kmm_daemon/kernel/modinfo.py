@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import zstandard
-
 from kmm_daemon import builds
 from kmm_daemon.kernel import notes
 from kmm_daemon.values import kernel_name
@@ -22,6 +20,7 @@ MOST_BYTES = 512 * 1024 * 1024
 CHUNK = 1024 * 1024
 _ELF = b"\x7fELF"
 _MODINFO = ".modinfo"
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 class InvalidModuleFileError(Exception):
@@ -131,7 +130,7 @@ def _unpacked(file: BinaryIO, magic: bytes) -> bytes:
             content += chunk
             if len(content) > MOST_BYTES:
                 raise InvalidModuleFileError(f"is larger than {MOST_BYTES} bytes when unpacked")
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except _damages(magic) as error:
         raise InvalidModuleFileError(f"cannot be unpacked: {error}") from error
     return bytes(content)
 
@@ -141,7 +140,19 @@ def _decompressor(file: BinaryIO, magic: bytes) -> BinaryIO | io.BufferedIOBase 
         return lzma.LZMAFile(file)
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+    if magic.startswith(_ZSTANDARD):
+        # Imported where it is needed: on most nodes it never is, and it takes half a megabyte.
+        import zstandard
+
         reader: BinaryIO = zstandard.ZstdDecompressor().stream_reader(file)
         return reader
     return None
+
+
+def _damages(magic: bytes) -> tuple[type[Exception], ...]:
+    """Return what a decompressor raises for content that is damaged."""
+    if magic.startswith(_ZSTANDARD):
+        import zstandard
+
+        return (zstandard.ZstdError,)
+    return (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
