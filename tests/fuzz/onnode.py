@@ -26,6 +26,7 @@ MOST_FILES = 8
 MOST_BYTES = 64 * 1024
 """Instead of half a gigabyte, which no fuzzer gets to."""
 KERNEL = "6.1.176"
+NOWHERE = Path("/dev/null/kmsg")
 _MEMORY = Path("/dev/shm")  # noqa: S108
 _FILE = re.compile(r"([A-Za-z0-9_-]{1,40})(?:: *([A-Za-z0-9_,-]{0,80}))?")
 _PACKED: tuple[Callable[[bytes], bytes], ...] = (
@@ -107,9 +108,13 @@ def firmware_ledger(data: bytes) -> None:
 
 
 def kernel_log(data: bytes) -> None:
-    """Read records of /dev/kmsg, with a zero byte between; choose those about a module."""
-    with _device(data.split(b"\0")[:MOST_RECORDS]) as listening:
+    """Read records of /dev/kmsg, with a zero byte between, and the same as lines of syslog(2)."""
+    raws = data.split(b"\0")
+    with _device(raws[:MOST_RECORDS]) as listening:
         records = listening.records()
+    answers = iter((b"", b"\n".join(raws)))
+    with kmsg.KernelLog.from_now(NOWHERE, lambda: next(answers)) as listening:
+        records += listening.records()
     for record in records:
         assert 0 <= record.level <= 7 and (record.text.isprintable() or not record.text)
     lines = kmsg.about(records, ("kmt_core",))
@@ -128,9 +133,8 @@ def _device(records: Iterable[bytes]) -> Iterator[kmsg.KernelLog]:
                 ours.send(raw[: kmsg.RECORD_BYTES])
             except BlockingIOError:
                 break
-        with kmsg.KernelLog(os.dup(theirs.fileno())) as listening:
+        with kmsg.KernelLog(kmsg.Device(os.dup(theirs.fileno()))) as listening:
             yield listening
-            listening.close()
 
 
 def module_file(data: bytes) -> None:

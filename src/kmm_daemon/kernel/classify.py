@@ -285,7 +285,7 @@ def _device(attempt: Attempt) -> Cause | None:
         message = f"init of {name} failed with ENOENT: it did not find something it needs"
     else:
         message = f"{name}: a symbol, a file or a device is missing (ENOENT); the kernel log would "
-        message += "say which, but the daemon may not read /dev/kmsg"
+        message += "say which, but the daemon may not read it"
     return Cause(Reason.DEVICE_ERROR, message)
 
 

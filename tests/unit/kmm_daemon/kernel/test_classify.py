@@ -185,7 +185,7 @@ LOADS = [
     (refused("Connection timed out"), Reason.DEVICE_ERROR, True, "ETIMEDOUT"),
     (refused("Invalid argument"), Reason.DEVICE_ERROR, True, "EINVAL"),
     (refused(ENOENT, "kmt_core: told to fail with -2"), Reason.DEVICE_ERROR, True, "ENOENT"),
-    (refused(ENOENT, log_readable=False), Reason.DEVICE_ERROR, True, "may not read /dev/kmsg"),
+    (refused(ENOENT, log_readable=False), Reason.DEVICE_ERROR, True, "may not read it"),
     (refused("Operation not permitted"), Reason.PERMISSION_DENIED, True, "CAP_SYS_MODULE"),
     (refused("Permission denied"), Reason.PERMISSION_DENIED, True, "security module"),
     (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmm_daemon.kernel.kmsg import KernelLog, Record, about, parse_record
+from kmm_daemon.kernel.kmsg import KernelLog, Record, about, parse_record, parse_syslog_line
 
 
 def record(text: str, level: int = 6) -> Record:
@@ -32,9 +32,29 @@ def test_record_is_parsed(raw, expected):
     assert parse_record(raw) == expected
 
 
-@given(st.binary())
-def test_any_bytes_are_read_without_an_error(raw):
-    found = parse_record(raw)
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"<3>[    5.140124] kmt_core: told to fail", record("kmt_core: told to fail", 3)),
+        (b"<6>[12345.140124][    T1] eth0: up", record("eth0: up")),
+        (b"<6>[12345.140124][C0] eth0: up", record("eth0: up")),
+        (b"<4>no times configured", record("no times configured", 4)),
+        (b"<6>[12.1] [drm] ready", record("[drm] ready")),
+        (b"<4>[ 1.2] tab\tend\xff", record("tab?end\ufffd", 4)),
+        (b"<12>[ 1.2] somebody wrote this", None),
+        (b"garbage", None),
+        (b"<>", None),
+        (b"", None),
+    ],
+)
+def test_line_of_syslog_is_parsed(raw, expected):
+    assert parse_syslog_line(raw) == expected
+
+
+@pytest.mark.parametrize("parse", [parse_record, parse_syslog_line])
+@given(raw=st.binary())
+def test_any_bytes_are_read_without_an_error(parse, raw):
+    found = parse(raw)
     assert found is None or (found.text.isprintable() and 0 <= found.level <= 7)
 
 
@@ -78,9 +98,27 @@ def test_only_what_is_logged_from_now_on_is_seen(tmp_path: Path):
         assert log.records() == ()
 
 
-def test_log_is_empty_when_the_device_cannot_be_opened(tmp_path: Path):
-    with KernelLog.from_now(tmp_path / "absent") as log:
+def not_permitted() -> bytes:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_syslog_is_read_where_the_device_cannot_be_opened(tmp_path: Path):
+    answers = iter([b"<6>[ 1.0] before\n", b"<6>[ 1.0] before\n<4>[ 2.0] after\n"])
+    with KernelLog.from_now(tmp_path / "absent", lambda: next(answers)) as log:
+        assert log.readable
+        assert log.records() == (record("after", 4),)
+
+
+def test_log_is_empty_when_neither_can_be_read(tmp_path: Path):
+    with KernelLog.from_now(tmp_path / "absent", not_permitted) as log:
         assert not log.readable
+        assert log.records() == ()
+
+
+def test_log_that_cannot_be_read_any_more_has_nothing_new(tmp_path: Path):
+    answers = iter([lambda: b"", not_permitted])
+    with KernelLog.from_now(tmp_path / "absent", lambda: next(answers)()) as log:
+        assert log.readable
         assert log.records() == ()
 
 
