@@ -9,6 +9,7 @@ from typing import Any
 
 from kmm_common.clock import SystemClock, rfc3339
 from kmm_sandbox.kubeapi import ApiError, KubeApi
+from kmm_sandbox.pod import DaemonPod
 
 PERIOD_SECONDS = 1.0
 LEASE_SECONDS = 40
@@ -158,8 +159,6 @@ class Kubelet:
         }
 
     def _pod(self) -> dict[str, Any]:
-        tolerations = [{"operator": "Exists"}]
-        container = {"name": "daemon", "image": "sandbox/kmm-daemon:process"}
         return {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -169,12 +168,8 @@ class Kubelet:
                 "labels": {"app.kubernetes.io/name": DAEMON_SET},
             },
             "spec": {
+                **DaemonPod.read().spec,
                 "nodeName": self.node,
-                "serviceAccountName": SERVICE_ACCOUNT,
-                "automountServiceAccountToken": False,
-                "hostNetwork": True,
-                "containers": [container],
-                "tolerations": tolerations,
                 # A Pod of the sandbox has no kubelet that could say it has ended.
                 "terminationGracePeriodSeconds": 0,
             },

@@ -22,6 +22,7 @@ PACKAGES: Mapping[str, str] = {
     "setpriv": "util-linux",
     "mkfs.ext4": "e2fsprogs",
     "cc": "gcc",
+    "crun": "crun",
 }
 """Debian package by the program that is needed of it."""
 

@@ -1,14 +1,20 @@
 """A node of the sandbox: a machine with a kernel, the kubelet we play, and the daemon."""
 
+import itertools
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kmm_sandbox import guestexec, programs
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
 from kmm_sandbox.pki import Authority, Identity, daemon_uri
+from kmm_sandbox.pod import DaemonPod, make_bundle
 from kmm_sandbox.uml import UmlNode
+
+_numbers = itertools.count(1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +25,8 @@ class Node:
     kubelet: Kubelet
     authority: Authority
     """Signs the daemons' certificates."""
+    pod: DaemonPod = field(default_factory=DaemonPod.read)
+    """What the daemon may do on the node."""
     daemon_revision: int = 0
 
     @property
@@ -28,6 +36,11 @@ class Node:
     @property
     def directory(self) -> Path:
         return self.machine.spec.files.directory
+
+    @property
+    def settings(self) -> Path:
+        """The daemon's settings file."""
+        return self.directory / "config" / "daemon.yaml"
 
     def join(self) -> None:
         """Register with the API server; the machine must be on."""
@@ -42,8 +55,9 @@ class Node:
     def run_daemon(self) -> None:
         """Have the daemon run, now and after every boot, with a certificate of its Pod."""
         self._write_tls()
-        settings = self.directory / "daemon.yaml"
-        programs.write_settings(settings, programs.daemon_settings(self.directory / "tls"))
+        self.settings.parent.mkdir(exist_ok=True)
+        programs.write_settings(self.settings, programs.daemon_settings())
+        make_bundle(self._bundle("daemon"), self._container(self.daemon_argv()))
         self._tell_daemon(run=True)
 
     def restart_daemon(self) -> None:
@@ -53,6 +67,17 @@ class Node:
     def stop_daemon(self) -> None:
         """Have the daemon end and stay away."""
         self._tell_daemon(run=False)
+
+    def daemon_argv(self, *words: str) -> tuple[str, ...]:
+        """Return the command line of the daemon, or of one of its other commands."""
+        return (*programs.DAEMON, *words, *self.pod.container["args"])
+
+    def run_in_pod(self, *argv: str) -> Answer:
+        """Run a command in a container like the daemon's, whether that runs or not."""
+        name = f"extra-{next(_numbers)}"
+        make_bundle(self._bundle(name), self._container(argv))
+        runtime = ("crun", "--cgroup-manager=cgroupfs")
+        return self.execute(*runtime, "run", "--bundle", str(self._bundle(name)), name)
 
     def execute(self, *argv: str, stdin: str = "") -> Answer:
         """Run a command on the node."""
@@ -96,12 +121,18 @@ class Node:
         self.authority.issue(identity).write(tls, "daemon")
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
 
+    def _bundle(self, name: str) -> Path:
+        return self.directory / "containers" / name
+
+    def _container(self, argv: Sequence[str]) -> dict[str, Any]:
+        volumes = {"config": self.settings.parent, "tls": self.directory / "tls"}
+        return self.pod.runtime_config(argv, volumes=volumes, places=programs.places())
+
     def _tell_daemon(self, *, run: bool) -> None:
         self.daemon_revision += 1
         wanted = {
-            "argv": programs.daemon_argv(self.directory / "daemon.yaml"),
-            "env": {"PYTHONUNBUFFERED": "1"},
-            "readable": [str(path) for path in programs.places()],
+            "bundle": str(self._bundle("daemon")),
+            "directories": self.pod.made,
             "run": run,
             "revision": str(self.daemon_revision),
         }

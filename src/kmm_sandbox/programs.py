@@ -15,6 +15,8 @@ SERVER_NAME = "kmm-cp"
 USER = "kmm-cp"
 """Who the control plane is for the API server: bound to manifests/base/rbac.yaml."""
 REPLICA = "sandbox"
+DAEMON = (sys.executable, "-m", "kmm_daemon.cli")
+"""What the entry point of the daemon's image is."""
 
 
 def control_plane_argv(settings: Path) -> list[str]:
@@ -34,18 +36,12 @@ def control_plane_settings(kubeconfig: Path, tls: Path) -> dict[str, Any]:
     }
 
 
-def daemon_argv(settings: Path) -> list[str]:
-    return [sys.executable, "-m", "kmm_daemon.cli", "--config", str(settings)]
-
-
-def daemon_settings(tls: Path) -> dict[str, Any]:
-    """Return kmm-daemon's settings; `tls` holds daemon.crt, daemon.key and ca.crt."""
+def daemon_settings() -> dict[str, Any]:
+    """Return kmm-daemon's settings, with the paths of its Pod."""
     return {
         "server": f"{HOST_ADDRESS}:{LINK_PORT}",
         "server_name": SERVER_NAME,
-        "tls": _tls(tls, "daemon"),
-        # A guest sees the files of the host's own kernel as well: only UML's are its own.
-        "module_trees": ["/usr/lib/uml/modules"],
+        "tls": _tls(Path("/etc/kmm-tls"), "daemon"),
         "firmware_dir": "/var/lib/firmware",
         "drift_check_seconds": 5.0,
         "log_format": "json",

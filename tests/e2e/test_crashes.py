@@ -4,7 +4,6 @@ import os
 import random
 
 import pytest
-import yaml
 
 from kmm_sandbox import kmodimage
 from kmm_sandbox.node import Node
@@ -40,8 +39,7 @@ def fresh_image(stage: Stage, salt: bytes) -> str:
 
 def what_daemon_knows(node: Node) -> str:
     """Return what kmm-daemon status says on a node."""
-    daemon = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
-    return node.execute(*daemon[:3], "status", *daemon[3:]).check()
+    return node.run_in_pod(*node.daemon_argv("status")).check()
 
 
 def require_agreement(stage: Stage, name: str, digest: str) -> None:

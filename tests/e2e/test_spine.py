@@ -1,7 +1,6 @@
 """The spine: a Module becomes a kernel module in three real kernels, and goes again."""
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from kmm_common.api import names
@@ -169,8 +168,7 @@ def test_two_modules_for_one_kernel_module_conflict_and_the_other_takes_over(
 
 def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
     node = stage.sandbox.nodes["node1"]
-    argv = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
-    answer = node.execute(*argv)
+    answer = node.run_in_pod(*node.daemon_argv())
     assert answer.code == 1
     assert "another kmm-daemon (process" in answer.stderr
 
@@ -178,15 +176,18 @@ def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
 def test_a_node_tells_what_it_knows_also_without_its_daemon(stage: Stage) -> None:
     stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip").wait_loaded()
     node = stage.sandbox.nodes["node1"]
-    daemon = yaml.safe_load((node.directory / "daemon.json").read_text())["argv"]
-    ask = [*daemon[:3], "status", *daemon[3:]]
-    text = node.execute(*ask).check()
+    text = node.run_in_pod(*node.daemon_argv("status")).check()
     assert f"boot {node.boot_id()}" in text
     assert "daemon         process " in text
     assert "session        with the control plane, since " in text
     assert "certificate    valid until " in text
     assert "Module default/slip: Loaded\n  in the kernel  slip, slhc\n" in text
     node.stop_daemon()
-    stage.until(lambda: "daemon         does not run" in node.execute(*ask).check(), "no daemon")
-    assert "Module default/slip: Loaded" in node.execute(*ask).check()
+    stage.until(
+        lambda: (
+            "daemon         does not run" in node.run_in_pod(*node.daemon_argv("status")).check()
+        ),
+        "no daemon",
+    )
+    assert "Module default/slip: Loaded" in node.run_in_pod(*node.daemon_argv("status")).check()
     node.restart_daemon()

@@ -1,6 +1,5 @@
 """An init that does not return: its modprobe cannot be killed, and is never joined by a second."""
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ import yaml
 
 from kmm_sandbox import programs, samples
 from kmm_sandbox.node import Node
-from support.stage import Stage, push_own
+from support.stage import Stage, modprobes, push_own
 
 CORE, USER = "kmt_core", "kmt_user"
 NODE = "node1"
@@ -25,7 +24,7 @@ print(urllib.request.urlopen("http://127.0.0.1:8081/metrics").read().decode())
 @contextmanager
 def impatient(node: Node) -> Iterator[None]:
     """Have a node's daemon give modprobe a second before it ends it, and another one to end."""
-    settings = node.directory / "daemon.yaml"
+    settings = node.settings
     usual = yaml.safe_load(settings.read_text())
     short = {"modprobe_seconds": 1.0, "modprobe_grace_seconds": 1.0}
     programs.write_settings(settings, usual | short)
@@ -35,12 +34,6 @@ def impatient(node: Node) -> Iterator[None]:
     finally:
         programs.write_settings(settings, usual)
         node.restart_daemon()
-
-
-def modprobes(node: Node) -> list[str]:
-    """Return the process ids of every modprobe on a node."""
-    found = node.execute("sh", "-c", "grep -lx modprobe /proc/[0-9]*/comm").stdout
-    return re.findall(r"/proc/(\d+)/", found)
 
 
 def told(stage: Stage, module: str) -> str:

@@ -1,6 +1,7 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
 import base64
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -197,9 +198,19 @@ def worker_status(node: Node) -> dict[str, str]:
     # The pattern does not match the shell's own command line.
     found = node.execute("sh", "-c", "grep -lz 'kmm_daemon.images[.]serve' /proc/[0-9]*/cmdline")
     workers = [line.removesuffix("cmdline") for line in found.stdout.splitlines()]
-    lines = [node.execute("cat", f"{one}status").check().splitlines() for one in workers]
-    parts = (line.partition(":") for line in (lines[0] if lines else ()))
-    return {key: value.strip() for key, _, value in parts}
+    return process_status(node, workers[0].split("/")[2]) if workers else {}
+
+
+def process_status(node: Node, pid: str) -> dict[str, str]:
+    """Return /proc/<pid>/status of a process; empty if it has ended."""
+    lines = node.execute("cat", f"/proc/{pid}/status").stdout.splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def modprobes(node: Node) -> list[str]:
+    """Return the process ids of every modprobe on a node."""
+    found = node.execute("sh", "-c", "grep -lx modprobe /proc/[0-9]*/comm").stdout
+    return re.findall(r"/proc/(\d+)/", found)
 
 
 def insert(node: Node, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:

@@ -7,6 +7,8 @@ import resource
 import signal
 from pathlib import Path
 
+from kmm_daemon.images.forbid import forbid
+
 DATA_BYTES = 2**30
 """Of memory that the worker may allocate; a zstd window alone may take 128 MiB."""
 FILES = 1024
@@ -22,7 +24,7 @@ def confine() -> None:
     """Bound this process, for good. Raises OSError.
 
     It gains no rights any more, leaves no core file and is not looked into (it has pull secrets in
-    memory), and ends with the daemon.
+    memory), ends with the daemon, and starts no program.
     """
     # A kernel without the file has no such killer.
     with contextlib.suppress(OSError):
@@ -33,6 +35,7 @@ def confine() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    forbid()
 
 
 def _limit(what: int, most: int) -> None:

@@ -196,7 +196,11 @@ async def _run(source: int, sink: int) -> None:
 
 def main() -> int:
     """Serve the daemon at the other end of stdin and stdout. Exit code 1 if that is no daemon."""
-    confine()
+    try:
+        confine()
+    except OSError as error:
+        sys.stderr.write(f"kmm image worker: not without its bounds: {error.strerror}\n")
+        return 1
     source, sink = os.dup(0), os.dup(1)
     # What a library prints must not become a message.
     os.dup2(2, 1)

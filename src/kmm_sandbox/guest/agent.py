@@ -4,8 +4,8 @@ It talks to the host through files in the node's directory (hostfs), so that it 
 whatever happens to the network:
 
   heartbeat.json     written every second: boot id, kernel, the daemon's process and its last end
-  daemon.json        read: {"argv": [...], "env": {...}, "readable": [path, ...], "run": bool,
-                     "revision": str}
+  daemon.json        read: {"bundle": path, "directories": [path, ...], "run": bool,
+                     "revision": str}; the bundle is one of an OCI runtime
   exec/<id>.request  read: {"boot": int, "argv": [...], "stdin": str, "seconds": float}
   exec/<id>.answer   written: {"code": int, "stdout": str, "stderr": str}
 """
@@ -29,6 +29,7 @@ RESTART_SECONDS = (0.5, 1, 2)
 STEADY_SECONDS = 10.0
 """A daemon that ran this long is restarted without delay growing."""
 STOP_SECONDS = 5.0
+RUNTIME_SECONDS = 8
 POWER_OFF = 0x4321FEDC
 
 
@@ -54,24 +55,69 @@ def kill_group(process: Child) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def open_way(path: Path) -> None:
-    """Let any user reach a directory, as it is in an image; the guest's overlay takes the change.
+class Container:
+    """A container of the daemon's Pod, run by crun in a cgroup of its own; its process is ours."""
 
-    A checkout beneath /root is closed to the user as whom the daemon has images pulled.
-    """
-    for directory in (path, *path.parents):
-        mode = directory.stat().st_mode
-        if mode & 0o011 != 0o011:
-            directory.chmod(mode | 0o011)
+    def __init__(self, name: str, bundle: str, log: IO[bytes]) -> None:
+        """Start it; if the runtime cannot, it has ended at once, and the log says why."""
+        self._name = name
+        self.pid: int | None = None
+        self.exit_code: int | None = None
+        """None while it runs; minus the signal's number if one ended it."""
+        pid_file = Path(f"/run/{name}.pid")
+        options = ("--detach", "--bundle", bundle, "--pid-file", str(pid_file))
+        code = subprocess.run(
+            crun("run", *options, name),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        ).returncode
+        if code:
+            self.exit_code = code
+        else:
+            self.pid = int(pid_file.read_text())
+
+    def poll(self) -> int | None:
+        """Return how its process has ended, None while it runs."""
+        if self.exit_code is None and self.pid is not None:
+            # Until the runtime has ended, in a moment, it is its child, and ours from then on.
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.exit_code = os.waitstatus_to_exitcode(status)
+        return self.exit_code
+
+    def terminate(self) -> None:
+        """Ask its process to end."""
+        if self.poll() is None and self.pid is not None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until its process has ended, or for so long."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(TICK_SECONDS)
+
+    def remove(self) -> None:
+        """End whatever is left in it; a process that cannot be killed stays, as on any node."""
+        # Nobody waits for it: with such a process it takes as long as that.
+        subprocess.Popen(crun("delete", "--force", self._name), stdin=subprocess.DEVNULL)
+        self.wait(STOP_SECONDS)
+
+
+def crun(*arguments: str) -> list[str]:
+    """Return a command line of the container runtime."""
+    return ["timeout", str(RUNTIME_SECONDS), "crun", "--cgroup-manager=cgroupfs", *arguments]
 
 
 class Daemon:
-    """Keeps one process running, as a kubelet keeps a container of a DaemonSet's pod."""
+    """Keeps one container running, as a kubelet keeps that of a DaemonSet's pod."""
 
     def __init__(self, directory: Path, boot: int) -> None:
         self._wanted = directory / "daemon.json"
         self._log = directory / f"daemon.{boot}.log"
-        self._process: Child | None = None
+        self._container: Container | None = None
         self._revision = ""
         self._failures = 0
         self._started = 0.0
@@ -81,49 +127,43 @@ class Daemon:
         """How the last one ended: minus the signal's number if one ended it."""
 
     def pids(self) -> set[int]:
-        return {self._process.pid} if self._process else set()
+        return {self._container.pid} if self._container and self._container.pid else set()
 
     def tick(self, now: float) -> None:
-        """Start, restart or stop the process so that it is as daemon.json says."""
+        """Start, restart or stop the container so that it is as daemon.json says."""
         wanted = read(self._wanted) or {"run": False}
-        if self._process and self._process.poll() is not None:
-            kill_group(self._process)
-            self.exit_code = self._process.returncode
+        if self._container and self._container.poll() is not None:
+            self._remove()
             self._ended(now)
-        if self._process and (not wanted["run"] or wanted["revision"] != self._revision):
+        if self._container and (not wanted["run"] or wanted["revision"] != self._revision):
             self.stop()
-        if wanted["run"] and not self._process and now >= self._not_before:
+        if wanted["run"] and not self._container and now >= self._not_before:
             self._start(wanted, now)
 
     def stop(self) -> None:
         """Ask the process to end, insist after five seconds."""
-        if self._process:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
-            kill_group(self._process)
-            self.exit_code = self._process.wait()
-            self._process = None
+        if self._container:
+            self._container.terminate()
+            self._container.wait(STOP_SECONDS)
+            self._remove()
             self._failures = 0
             self._not_before = 0.0
 
     def _start(self, wanted: Object, now: float) -> None:
-        for path in wanted["readable"]:
-            open_way(Path(path))
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                wanted["argv"],
-                env={**os.environ, **wanted["env"]},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._revision, self._started = wanted["revision"], now
+        for path in wanted["directories"]:
+            Path(path).mkdir(parents=True, exist_ok=True)
         self.starts += 1
+        with self._log.open("ab") as log:
+            self._container = Container(f"kmm-daemon-{self.starts}", wanted["bundle"], log)
+        self._revision, self._started = wanted["revision"], now
+
+    def _remove(self) -> None:
+        if self._container:
+            self._container.remove()
+            self.exit_code = self._container.exit_code
+            self._container = None
 
     def _ended(self, now: float) -> None:
-        self._process = None
         self._failures = 0 if now - self._started > STEADY_SECONDS else self._failures + 1
         delay = RESTART_SECONDS[min(self._failures, len(RESTART_SECONDS) - 1)]
         self._not_before = now + delay

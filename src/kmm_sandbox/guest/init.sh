@@ -16,8 +16,12 @@ mount -t overlay -o lowerdir=/,upperdir=/run/upper,workdir=/run/work overlay $ro
 mount --rbind /dev $root/dev
 mount -t proc proc $root/proc
 mount -t sysfs sysfs $root/sys
+mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mkdir -p $root/dev/pts $root/dev/shm $root/var/lib/kmm $root/var/lib/firmware "$root$NODE_DIR"
+# A node's kernel has its modules in the usual place; the files of the host's own kernel are not its.
+mkdir -p $root/lib/modules
+mount --bind $root/usr/lib/uml/modules $root/lib/modules
 mount -t devpts devpts $root/dev/pts
 mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t hostfs -o "$NODE_DIR" none "$root$NODE_DIR"
@@ -33,7 +37,11 @@ ip link set lo up
 ip addr add "$NODE_IP/24" dev vec0
 ip link set vec0 up
 ip route add default via "$NODE_GATEWAY"
+# As distributions set it: the kernel log is not for everybody.
+echo 1 > /proc/sys/kernel/dmesg_restrict
 # The power button (mconsole cad) becomes a SIGINT for PID 1.
 echo 0 > /proc/sys/kernel/ctrl-alt-del
-cd /
-exec chroot $root "$NODE_PYTHON" -I -S "$NODE_AGENT"
+# The overlay becomes the root of the mount namespace, as on any machine: containers show its paths.
+cd $root
+pivot_root . mnt
+exec chroot . /bin/sh -c 'umount -l /mnt && exec "$NODE_PYTHON" -I -S "$NODE_AGENT"'
