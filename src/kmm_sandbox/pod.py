@@ -125,7 +125,7 @@ class DaemonPod:
             _mount(
                 (on_node[each["name"]] or {"path": str(volumes[each["name"]])})["path"],
                 each["mountPath"],
-                *("rbind", "ro" if each.get("readOnly") else "rw"),
+                *("rbind", "rprivate", "ro" if each.get("readOnly") else "rw"),
             )
             for each in self.container["volumeMounts"]
         ]
@@ -150,8 +150,8 @@ def _system_mounts() -> list[Object]:
 
 def _image_mounts(places: Sequence[Path]) -> list[Object]:
     outside = (place for place in places if not any(map(place.is_relative_to, IMAGE)))
-    # An image has none of the node's mounts: no "rbind" here.
-    return [_mount(str(path), str(path), "bind", "ro") for path in (*IMAGE, *outside)]
+    # An image has none of the node's mounts: nothing recursive here.
+    return [_mount(str(path), str(path), "bind", "private", "ro") for path in (*IMAGE, *outside)]
 
 
 def _mount(source: str, destination: str, *options: str) -> Object:
@@ -159,5 +159,5 @@ def _mount(source: str, destination: str, *options: str) -> Object:
         "destination": destination,
         "type": "bind",
         "source": source,
-        "options": [*options, "rprivate"],
+        "options": [*options],
     }
