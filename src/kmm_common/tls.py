@@ -23,8 +23,12 @@ HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
 """asyncio waits 30 s for a dead peer to say goodbye."""
 RELOAD_SECONDS = 10.0
+READS = 100
+"""Of files that are replaced again and again while they are read."""
 CERTIFICATE_EXPIRED = 10
 """verify_code of an SSLCertVerificationError: X509_V_ERR_CERT_HAS_EXPIRED."""
+CERTIFICATE_NOT_YET_VALID = 9
+"""The same: X509_V_ERR_CERT_NOT_YET_VALID."""
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?"
@@ -149,6 +153,31 @@ class ServerTls:
 
 
 def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+    """Return a context of files that belong together: read anew if they are replaced meanwhile.
+
+    kubelet and CSI drivers replace all three at once by one symbolic link, but they are opened
+    one after the other: the certificate of one version could meet the key of the next.
+    """
+    before = _seen(files)
+    for _ in range(READS):
+        outcome = _tried(protocol, files)
+        after = _seen(files)
+        if after == before:
+            break
+        before = after
+    if isinstance(outcome, TlsFilesError):
+        raise outcome
+    return outcome
+
+
+def _tried(protocol: int, files: TlsFiles) -> ssl.SSLContext | TlsFilesError:
+    try:
+        return _read_once(protocol, files)
+    except TlsFilesError as error:
+        return error
+
+
+def _read_once(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
@@ -169,11 +198,27 @@ def _named(*paths: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        names = ", ".join(map(str, paths))
-        raise TlsFilesError(f"{names}: {error.strerror or error}; put PEM files there") from error
+        raise TlsFilesError(f"{', '.join(map(str, paths))}: {_remedy(error)}") from error
 
 
-def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
+def _remedy(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not that of the certificate; put both of one issue there"
+    return f"{error.strerror or error}; put PEM files there"
+
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+def _seen(files: TlsFiles) -> _Stamp | None:
+    """Return the stamp; None while a file is not there."""
+    try:
+        return _stamp(files)
+    except TlsFilesError:
+        return None
+
+
+def _stamp(files: TlsFiles) -> _Stamp:
     """Return what changes when a file is written or replaced, also behind a symbolic link."""
     with _named(files.cert, files.key, files.ca):
         stats = [path.stat() for path in (files.cert, files.key, files.ca)]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kmm_common.clock import Clock
 from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
 from kmm_sandbox.pki import TRUST_DOMAIN, Authority, Identity
 
@@ -22,9 +23,10 @@ def pod_of(node: str) -> PodIdentity:
 class Certificates:
     """Writes certificates of one authority below a directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, clock: Clock | None = None) -> None:
+        """`clock` is the authority's."""
         self._directory = directory
-        self._authority = Authority("test")
+        self.authority = Authority("test", clock=clock)
         self._count = 0
 
     def server(self) -> TlsFiles:
@@ -43,7 +45,7 @@ class Certificates:
         """Issue a certificate; each has files of its own."""
         self._count += 1
         place = self._directory / str(self._count)
-        cert, key = self._authority.issue(identity).write(place, "tls")
+        cert, key = self.authority.issue(identity).write(place, "tls")
         ca = place / "ca.crt"
-        ca.write_bytes(self._authority.credential.cert_pem)
+        ca.write_bytes(self.authority.credential.cert_pem)
         return TlsFiles(cert=cert, key=key, ca=ca)

@@ -206,10 +206,11 @@ async def serving(
     send_seconds: float = 10.0,
     keepalive: float = 30.0,
     port: int = 0,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve until the end of the block."""
     replica = Serving(
-        Certificates(directory),
+        certificates or Certificates(directory),
         clock=clock or SystemClock(),
         limits=limits,
         send_seconds=send_seconds,

@@ -65,7 +65,7 @@ def test_every_test_behind_a_promise_exists() -> None:
     root = REFERENCE.parents[1]
     text = (REFERENCE.parent / "explanation/promises.md").read_text()
     file = None
-    named = re.findall(r"`(tests/\w+/\w+\.py)?(?:::(test_\w+))?`", text)
+    named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", text)
     assert any(named)
     for path, test in filter(any, named):
         file = root / path if path else file

@@ -62,6 +62,7 @@ class Refusal(StrEnum):
     HANDSHAKE_FAILED = "HandshakeFailed"
     NO_CERTIFICATE = "NoCertificate"
     UNTRUSTED_CERTIFICATE = "UntrustedCertificate"
+    CERTIFICATE_NOT_YET_VALID = "CertificateNotYetValid"
     NO_HTTP2 = "NoHttp2"
     MESSAGE_TOO_LARGE = "MessageTooLarge"
 

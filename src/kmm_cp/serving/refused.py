@@ -5,7 +5,7 @@ import ssl
 
 from kmm_common.clock import Clock
 from kmm_common.logs import log
-from kmm_common.tls import CERTIFICATE_EXPIRED
+from kmm_common.tls import CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID
 from kmm_common.wire.http2 import Breach
 from kmm_cp.serving.ports import Observer, Refusal
 from kmm_cp.serving.rarely import Rarely
@@ -26,9 +26,14 @@ _REMEDIES = {
     ),
     Refusal.NO_CERTIFICATE: f"{_ISSUE}, and set the daemon's tls.cert and tls.key to it",
     Refusal.UNTRUSTED_CERTIFICATE: _ISSUE,
-    Refusal.CERTIFICATE_EXPIRED: "renew the daemon's tls.cert",
+    Refusal.CERTIFICATE_EXPIRED: "renew the daemon's tls.cert, or set this machine's clock",
+    Refusal.CERTIFICATE_NOT_YET_VALID: "set the clock of this machine, or of the issuer's",
     Refusal.NO_HTTP2: _DAEMONS_ONLY,
     Refusal.MESSAGE_TOO_LARGE: _DAEMONS_ONLY,
+}
+_UNTRUSTED = {
+    CERTIFICATE_EXPIRED: Refusal.CERTIFICATE_EXPIRED,
+    CERTIFICATE_NOT_YET_VALID: Refusal.CERTIFICATE_NOT_YET_VALID,
 }
 _BREACHES = {
     Breach.NO_HTTP2: Refusal.NO_HTTP2,
@@ -63,8 +68,7 @@ class RefusedPeers:
 def why(error: OSError) -> Refusal:
     """Return why a handshake failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        expired = error.verify_code == CERTIFICATE_EXPIRED
-        return Refusal.CERTIFICATE_EXPIRED if expired else Refusal.UNTRUSTED_CERTIFICATE
+        return _UNTRUSTED.get(error.verify_code, Refusal.UNTRUSTED_CERTIFICATE)
     if not isinstance(error, ssl.SSLError):
         return Refusal.HANDSHAKE_FAILED
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":

@@ -68,6 +68,8 @@ class Limits:
     age: float = 6 * 3600.0
     """After which a session is ended, so that daemons spread over the replicas again."""
     age_jitter: float = 0.2
+    renewal: float = 120.0
+    """Before its certificate expires a session is ended, for one with the renewed certificate."""
     reports_per_second: float = 10.0
     reports_burst: float = 50.0
 
@@ -228,16 +230,26 @@ class NodeLink:
 
     async def _supervise(self, session: Session, expiry: float) -> None:
         """End the session when it is old, or when its certificate or pod is no longer good."""
-        jitter = self._random.uniform(-self._limits.age_jitter, self._limits.age_jitter)
-        end = self._clock.monotonic() + self._limits.age * (1.0 + jitter)
+        began = self._clock.monotonic()
+        age, why = self._age(expiry - self._clock.now().timestamp())
         while True:
-            left = end - self._clock.monotonic()
+            left = began + age - self._clock.monotonic()
             valid = expiry - self._clock.now().timestamp()
             self._identities.confirm(session.pod, session.node, valid=valid)
             if left <= 0:
-                session.end(Status.UNAVAILABLE, "the session is old; connect again")
+                session.end(Status.UNAVAILABLE, why)
                 return
             await self._clock.sleep(min(self._limits.recheck, left, valid))
+
+    def _age(self, valid: float) -> tuple[float, str]:
+        """Return how long a session may last, and what its daemon is told then."""
+        jitter = self._random.uniform(-self._limits.age_jitter, self._limits.age_jitter)
+        age = self._limits.age * (1.0 + jitter)
+        renewal = valid - self._limits.renewal * (1.0 + jitter)
+        # Whoever comes with what is about to expire has no renewed one yet.
+        if 0 < renewal < age:
+            return renewal, "the session's certificate expires soon; connect with the renewed one"
+        return age, "the session is old; connect again"
 
 
 def _expiry(stream: Stream[Any, Any]) -> float:

@@ -4,7 +4,7 @@ import ssl
 from dataclasses import dataclass
 
 from kmm_common.errors import TransientError
-from kmm_common.tls import CERTIFICATE_EXPIRED, TlsFiles
+from kmm_common.tls import CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID, TlsFiles
 
 _OTHER_NAMES = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH"""
@@ -77,7 +77,15 @@ class Endpoint:
                 " server_name to a name that is in it"
             )
         if error.verify_code == CERTIFICATE_EXPIRED:
-            return f"the certificate of the control plane at {self} has expired: renew its tls.cert"
+            return (
+                f"the certificate of the control plane at {self} has expired by this node's clock:"
+                " renew its tls.cert, or set the clock"
+            )
+        if error.verify_code == CERTIFICATE_NOT_YET_VALID:
+            return (
+                f"the certificate of the control plane at {self} is not valid yet by this node's"
+                " clock: set the clock"
+            )
         return (
             f"the control plane's certificate is not of an authority in {self.files.ca}"
             f" ({error.verify_message}): put the authority of the control plane's tls.cert there"

@@ -2,8 +2,9 @@ import asyncio
 import logging
 import shutil
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from kmm_common import tls
 from kmm_common.tls import PeerIdentityError, PodIdentity, ServerTls, TlsFiles, TlsFilesError
 from kmm_sandbox.pki import Identity
 from support.certificates import Certificates, pod_of
+from support.certvolume import CertificateVolume, bundle
 from support.virtualclock import VirtualClock, rest
 
 DOMAIN = "kmm.sigs.x-k8s.io"
+READS_IN_A_STORM = 300
 GOOD = "spiffe://kmm.sigs.x-k8s.io/ns/kmm/sa/kmm-daemon/pod/kmm-daemon-x7/5c1f-aa"
 DNS_NAMES = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?\Z")
 
@@ -224,6 +227,49 @@ def test_unusable_file_is_named(
         ServerTls(files)
     with pytest.raises(TlsFilesError, match=str(path)):
         tls.client_context(files)
+
+
+@contextmanager
+def replaced_for_ever(volume: CertificateVolume, certificates: Certificates) -> Iterator[list[int]]:
+    """Replace the files all the time, as kubelet does it; yield how often."""
+    authority, count, stop = certificates.authority, [0], threading.Event()
+    identity = Identity(common_name="x", uris=(GOOD,), client=True)
+    issued = [authority.issue(identity) for _ in range(3)]
+    volume.publish(issued[0], bundle(authority))
+
+    def replace() -> None:
+        while not stop.is_set():
+            count[0] += 1
+            volume.publish(issued[count[0] % len(issued)], bundle(authority))
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        yield count
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_files_replaced_while_they_are_read_always_belong_together(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    volume = CertificateVolume(tmp_path / "volume")
+    with replaced_for_ever(volume, certificates) as count:
+        for _ in range(READS_IN_A_STORM):
+            tls.client_context(volume.files)
+    assert count[0] > READS_IN_A_STORM / 10
+
+
+def test_key_that_is_not_the_certificates_is_told_in_words(certificates: Certificates) -> None:
+    files, other = certificates.daemon("a"), certificates.daemon("a")
+    mixed = TlsFiles(cert=files.cert, key=other.key, ca=files.ca)
+    with pytest.raises(TlsFilesError) as caught:
+        tls.client_context(mixed)
+    assert str(caught.value) == (
+        f"{files.cert}, {other.key}: the key is not that of the certificate;"
+        " put both of one issue there"
+    )
 
 
 async def test_read_buffer_of_a_connection_is_small(certificates: Certificates) -> None:

@@ -5,6 +5,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from support.serving import (
     until,
     watch,
 )
-from support.virtualclock import VirtualClock, rest
+from support.steppedclock import SteppedClock
+from support.virtualclock import START, VirtualClock, rest
 
 ONE, TWO = desired("one"), desired("two")
 
@@ -263,6 +265,33 @@ async def test_client_of_another_authority_is_refused(
         assert "tls.ca" in fields["remedy"] and "tls.cert" in fields["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("offset", "refusal", "remedy"),
+    [
+        (timedelta(days=-60), Refusal.CERTIFICATE_EXPIRED, "renew the daemon's tls.cert, or set"),
+        (timedelta(days=1), Refusal.CERTIFICATE_NOT_YET_VALID, "set the clock of this machine"),
+    ],
+    ids=["expired", "not yet valid"],
+)
+async def test_certificate_of_another_time_is_refused(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    offset: timedelta,
+    refusal: Refusal,
+    remedy: str,
+) -> None:
+    issuers_clock = SteppedClock()
+    certificates = Certificates(tmp_path, clock=issuers_clock)
+    async with serving(tmp_path, certificates=certificates) as replica, undisturbed(replica):
+        issuers_clock.offset = offset
+        context = client_context(certificates.daemon("a"))
+        async with raw(replica.port, context) as (reader, _):
+            await ended(reader)
+        fields = await only_line(replica, caplog)
+    assert fields["reason"] == refusal
+    assert fields["remedy"].startswith(remedy)
+
+
 async def test_client_that_does_not_trust_us_is_told_of(
     replica: Serving, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -384,6 +413,23 @@ async def test_session_ends_when_its_certificate_expires(tmp_path: Path) -> None
             Status.PERMISSION_DENIED,
             True,
         )
+
+
+async def test_session_ends_in_time_for_one_with_the_renewed_certificate(tmp_path: Path) -> None:
+    """Nothing is refused and no event made: the daemon reads its files anew when it connects."""
+    clock = VirtualClock()
+    certificates = Certificates(tmp_path, clock=SteppedClock())
+    expiry = certificates.authority.credential.certificate.not_valid_after_utc
+    await clock.advance((expiry - START).total_seconds() - 3600.0)
+    limits = Limits(age_jitter=0.0)
+    async with serving(tmp_path, clock=clock, limits=limits, certificates=certificates) as replica:
+        until_renewal = 3600.0 - limits.renewal
+        error = await ended_after(replica, clock, until_renewal - 1.0, 3.0)
+        assert (error.status, replica.world.refusals) == (Status.UNAVAILABLE, [])
+        assert "connect with the renewed one" in (error.message or "")
+        error = await ended_after(replica, clock, limits.renewal - 10.0, 10.0)
+        assert error.status is Status.PERMISSION_DENIED
+        assert replica.world.refusals == [Refusal.CERTIFICATE_EXPIRED]
 
 
 async def ended_after(

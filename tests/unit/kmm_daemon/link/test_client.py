@@ -7,136 +7,36 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from grpclib.const import Status
 
 from kmm_common.api.names import Reason
 from kmm_common.backoff import Backoff
-from kmm_common.clock import Clock, SystemClock
-from kmm_common.desired import DesiredModule, content_hash
 from kmm_common.errors import TransientError
 from kmm_common.logs import fields_of
 from kmm_common.tls import ServerTls, TlsFiles
-from kmm_cp.serving.values import Target
-from kmm_daemon.acceptance import accepted, left_after
-from kmm_daemon.link.client import STABLE_SECONDS, LinkClient, reconnect_backoff
-from kmm_daemon.report import Reports
+from kmm_daemon.link.client import STABLE_SECONDS, reconnect_backoff
 from kmm_daemon.values import (
-    Accepted,
-    DesiredUpdate,
-    Hello,
-    NeedsSnapshot,
-    NodeDesired,
     StateReport,
     UpdateKind,
 )
 from support.certificates import Certificates
 from support.desired import desired, reported
+from support.link import Holder, Told, acked, end_session, linked
 from support.serving import DEADLINE, Serving, serving, target, until
+from support.steppedclock import SteppedClock
 from support.virtualclock import VirtualClock
 
 ONE, TWO, PRIVATE = desired("one"), desired("two"), desired("private", secret="pull")
 LOST = desired("lost", secret="gone")
-QUICK = Backoff(0.02, 0.05, 1.0)
-
-
-class Holder:
-    """An agent that takes updates by the real rules and keeps what it took in memory."""
-
-    def __init__(self) -> None:
-        self.reports = Reports()
-        self.desired: NodeDesired | None = None
-        self.left: tuple[str, ...] = ()
-        self.updates: list[DesiredUpdate] = []
-        self.spoilt: list[str] = []
-        """Reasons to refuse the next updates for."""
-        self.disk_full = False
-
-    def hello(self) -> Hello:
-        held = self.desired
-        return Hello(
-            boot_id="boot-1",
-            kernel_version="6.1.0",
-            uid=held.uid if held else "",
-            generation=held.generation if held else 0,
-            content_hash=content_hash(held.modules.values()) if held else b"",
-            state=self.reports.latest,
-        )
-
-    async def accept(self, update: DesiredUpdate) -> Accepted | NeedsSnapshot:
-        self.updates.append(update)
-        if self.disk_full:
-            raise TransientError("cannot write the journal; make room")
-        if self.spoilt:
-            return NeedsSnapshot(reason=self.spoilt.pop(0))
-        new = accepted(update, self.desired, self.left)
-        if isinstance(new, NeedsSnapshot):
-            return new
-        self.left = left_after(self.desired, new, self.left)
-        self.desired = new
-        return Accepted(uid=new.uid, generation=new.generation)
-
-    def kinds(self) -> list[UpdateKind]:
-        return [update.kind for update in self.updates]
-
-    def holds(self, generation: int, *modules: DesiredModule, uid: str = "nms-1") -> bool:
-        wanted = Target(uid=uid, generation=generation, modules=modules)
-        held = self.desired
-        return held == NodeDesired(uid=uid, generation=generation, modules=wanted.by_ref())
-
-
-class Told:
-    def __init__(self) -> None:
-        self.connected: list[bool] = []
-        self.problem = ""
-
-    def session(self, *, connected: bool, problem: str = "") -> None:
-        self.connected.append(connected)
-        self.problem = problem
-
-
-@asynccontextmanager
-async def linked(
-    port: int,
-    files: TlsFiles,
-    holder: Holder,
-    *,
-    told: Told | None = None,
-    clock: Clock | None = None,
-    backoff: Backoff = QUICK,
-    server_name: str = "localhost",
-) -> AsyncIterator[LinkClient]:
-    """Run a link until the end of the block."""
-    client = LinkClient(
-        f"127.0.0.1:{port}",
-        server_name=server_name,
-        files=files,
-        holder=holder,
-        told=told or Told(),
-        clock=clock or SystemClock(),
-        version="0.1.0",
-        backoff=backoff,
-    )
-    task = asyncio.create_task(client.run(), name="link")
-    try:
-        yield client
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 async def replica(tmp_path: Path) -> AsyncIterator[Serving]:
     async with serving(tmp_path / "one") as replica:
         yield replica
-
-
-def acked(replica: Serving) -> tuple[str, int]:
-    sessions = replica.sessions.all()
-    return sessions[0].acked if sessions else ("", 0)
 
 
 async def test_daemon_follows_the_desired_state_and_acknowledges_it(replica: Serving) -> None:
@@ -179,15 +79,11 @@ async def test_reconnect_tells_all_again_and_gets_nothing_anew(replica: Serving)
         await until(lambda: replica.world.reports[-1][1].sequence == 7)
         replica.world.reports.clear()
         first = replica.sessions.all()[0].id
-        _end(replica)
+        end_session(replica)
         await until(lambda: replica.sessions.all() and replica.sessions.all()[0].id != first)
         await until(lambda: acked(replica) == ("nms-1", 1))
     assert holder.kinds() == [UpdateKind.SNAPSHOT, UpdateKind.UNCHANGED]
     assert replica.world.reports[0][1].modules == (reported("one"),)
-
-
-def _end(replica: Serving) -> None:
-    replica.sessions.all()[0].end(Status.UNAVAILABLE, "the session is old; connect again")
 
 
 async def test_daemon_finds_a_control_plane_that_comes_back(tmp_path: Path) -> None:
@@ -265,7 +161,7 @@ async def test_reason_of_an_end_reaches_the_daemons_log(
         for _ in range(5):
             await until(lambda: acked(replica) == ("nms-1", 1))
             caplog.clear()
-            _end(replica)
+            end_session(replica)
             await until(lambda: any("no session" in line for line in caplog.messages))
             ends = [one for one in caplog.records if one.message.startswith("no session")]
             assert [fields_of(one)["error"] for one in ends] == [
@@ -327,6 +223,26 @@ async def test_server_of_another_name_is_not_spoken_to(
     files = replica.node("a", target(1, ONE))
     problem = await only_problem(replica.port, files, caplog, server_name="elsewhere.example")
     assert "certificate does not name elsewhere.example: set server_name" in problem
+
+
+@pytest.mark.parametrize(
+    ("offset", "words"),
+    [
+        (timedelta(days=-60), "has expired by this node's clock: renew its tls.cert, or set"),
+        (timedelta(days=1), "is not valid yet by this node's clock: set the clock"),
+    ],
+    ids=["expired", "not yet valid"],
+)
+async def test_server_with_a_certificate_of_another_time_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, offset: timedelta, words: str
+) -> None:
+    issuers_clock = SteppedClock()
+    certificates = Certificates(tmp_path, clock=issuers_clock)
+    files = certificates.daemon("a")
+    issuers_clock.offset = offset
+    async with serving(tmp_path, certificates=certificates) as replica:
+        problem = await only_problem(replica.port, files, caplog)
+    assert f"the certificate of the control plane at 127.0.0.1:{replica.port} {words}" in problem
 
 
 async def test_daemon_of_another_authority_is_told_which_file_is_refused(
@@ -469,11 +385,11 @@ async def test_attempts_are_spread_ever_wider_until_a_session_was_stable(
         replica.ready = True
         await next_attempt(expected=[1, 2, 3])
         await until(lambda: acked(replica) == ("nms-1", 1))
-        _end(replica)
+        end_session(replica)
         await next_attempt(expected=[1, 2, 3, 4])
         await until(lambda: acked(replica) == ("nms-1", 1))
         await clock.advance(STABLE_SECONDS)
-        _end(replica)
+        end_session(replica)
         await next_attempt(expected=[1, 2, 3, 4, 1])
 
 
