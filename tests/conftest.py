@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from support.verdict import TALLY
+
 
 @pytest.fixture
 async def no_leftover_tasks() -> AsyncIterator[None]:
@@ -26,6 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(function):
             # First in, last out: after the fixtures that stop what they started.
             item.fixturenames.insert(0, "no_leftover_tasks")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the history checker made of the whole run."""
+    verdict = TALLY.verdict()
+    if verdict:
+        terminalreporter.write_line(verdict)
 
 
 def pytest_configure() -> None:

@@ -5,7 +5,8 @@ import json
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,18 @@ import pytest
 from kmm_common.logs import Fact
 from support import history
 from support.badregistry import BadRegistry
-from support.crashnode import FIRMWARE, Order, generations
+from support.crashnode import FIRMWARE, Order, generations, whereabouts
+from support.crashwindow import Window
+from support.journals import UNUSABLE
 from support.layers import file, layer
 from support.modulefile import module_bytes
 from support.node import UID
 from support.tmpkernel import KERNEL
+from support.verdict import TALLY
 
 ROUNDS = int(os.environ.get("KMM_CRASH_ROUNDS", "160"))
 SEED = int(os.environ.get("KMM_CRASH_SEED", "1"))
+STEPS_IN_A_WINDOW = (1, 2, 3)
 TESTS = Path(__file__).parents[1]
 SETTLED: list[tuple[dict[str, str], list[str]]] = [
     ({"left": "l1", "shared": "s", "solo": "o"}, ["left.bin"]),
@@ -109,7 +114,8 @@ def require_agreement(order: Order) -> None:
     assert list((root / "store/tmp").iterdir()) == []
     assert all((tree / "meta.json").exists() for tree in (root / "store/trees").iterdir())
     assert list((root / "run/modules").iterdir()) == []
-    assert history.check(published(order), {"n": history.facts(root / "daemon.log")}) == []
+    daemons = {"n": history.facts(root / "daemon.log")}
+    assert TALLY.check(str(root), published(order), daemons, reachable=daemons) == []
 
 
 def loaded_twice(root: Path) -> list[Any]:
@@ -156,20 +162,61 @@ async def test_killed_between_dependency_and_module_the_dependency_goes_with_it(
         require_agreement(order)
 
 
+@pytest.mark.parametrize("window", Window)
+async def test_killed_in_each_window_the_next_life_finishes_the_work(
+    tmp_path: Path, window: Window
+) -> None:
+    async with BadRegistry().run() as registry, cradle(registry) as lives:
+        for number in STEPS_IN_A_WINDOW:
+            order = lives.order(tmp_path / str(number))
+            killed = replace(order, dies_in=window, fuse=number)
+            assert await lives.live(killed) == -9, f"step {number}"
+            assert window in whereabouts(order)
+            assert await lives.live(order) == 0, f"step {number}"
+            require_agreement(order)
+
+
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE)
+async def test_journal_that_cannot_be_used_is_never_replayed_and_never_fatal(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """What is in the kernel is taken over from there: nothing is loaded twice."""
+    async with BadRegistry().run() as registry, cradle(registry) as lives:
+        order = lives.order(tmp_path / "node")
+        killed = replace(order, dies_in=Window.JOURNAL_REPORT, fuse=1)
+        assert await lives.live(killed) == -9
+        journal = order.root / "run/journal.json"
+        damaged = damage(journal.read_bytes())
+        journal.write_bytes(damaged)
+        assert await lives.live(order) == 0
+        assert (order.root / "run/journal.unusable.json").read_bytes() == damaged
+        require_agreement(order)
+
+
 @pytest.mark.timeout(900)
 async def test_killed_at_any_step_the_next_life_finishes_the_work(tmp_path: Path) -> None:
     async with BadRegistry().run() as registry, cradle(registry) as lives:
         whole = lives.order(tmp_path / "whole")
         assert await lives.live(whole) == 0
         steps = lines(whole.root / "steps.jsonl")[0]
+        killed_in: Counter[Window] = Counter()
+        TALLY.seeded("crashes", range(SEED, SEED + ROUNDS))
         for seed in range(SEED, SEED + ROUNDS):
-            await _killed_and_continued(lives, tmp_path / str(seed), seed, steps)
+            killed_in += await _killed_and_continued(lives, tmp_path / str(seed), seed, steps)
+    assert killed_in.keys() == set(Window)
 
 
-async def _killed_and_continued(lives: Cradle, directory: Path, seed: int, steps: int) -> None:
+async def _killed_and_continued(
+    lives: Cradle, directory: Path, seed: int, steps: int
+) -> Counter[Window]:
+    """Return where it was killed."""
     chance = random.Random(seed)  # noqa: S311 a seed, no secret
     fuses = [chance.randint(1, steps) for _ in range(chance.choice((1, 1, 2, 3)))]
-    ends = [await lives.live(lives.order(directory, fuse)) for fuse in fuses]
+    ends, killed_in = [], Counter[Window]()
+    for fuse in fuses:
+        order = lives.order(directory, fuse)
+        ends.append(await lives.live(order))
+        killed_in.update(whereabouts(order) if ends[-1] == -9 else ())
     assert set(ends) <= {-9, 0}, f"seed {seed}, fuses {fuses}: {ends}"
     last = lives.order(directory)
     assert await lives.live(last) == 0, f"seed {seed}, fuses {fuses}"
@@ -177,3 +224,4 @@ async def _killed_and_continued(lives: Cradle, directory: Path, seed: int, steps
         require_agreement(last)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, fuses {fuses}: {error}") from error
+    return killed_in

@@ -28,6 +28,7 @@ from kmm_daemon.kernel.claims import Claim
 from kmm_daemon.kernel.runner import Completed, Deadline
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.values import KernelModule
+from support.crashwindow import Window, windows
 from support.node import snapshot
 from support.tmpkernel import KERNEL, TmpKernel
 
@@ -51,10 +52,19 @@ class Order:
     """Number of steps, before and after each of which it may end; 0: it lives."""
     dies_with: str = ""
     """Kernel module behind whose arrival it ends."""
+    dies_in: str = ""
+    """Window of which the fuse counts the steps, instead of all."""
 
     @property
     def root(self) -> Path:
         return Path(self.directory)
+
+
+def whereabouts(order: Order) -> set[Window]:
+    """Return where the Modules of the generation are that a node has reached."""
+    reached = order.root / "generation"
+    wanted = generations(order)[int(reached.read_text()) - 1] if reached.exists() else ()
+    return windows(order.root, wanted)
 
 
 def generations(order: Order) -> list[tuple[DesiredModule, ...]]:
@@ -83,10 +93,12 @@ def _entry(order: Order, name: str, image: str, **modprobe: Any) -> DesiredModul
 class Fuse:
     """Counts steps, and ends the process at one of them."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, counts: Callable[[], bool] = lambda: True) -> None:
+        """`counts` tells whether a step is one of those that are counted."""
         self.count = 0
         self.paused = False
         self._steps = steps
+        self._counts = counts
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -99,7 +111,7 @@ class Fuse:
 
     def step(self) -> None:
         """Count; does not return from the last step."""
-        if not self.paused:
+        if not self.paused and self._counts():
             self.count += 1
             if self.count == self._steps:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -220,12 +232,18 @@ async def _follow(order: Order, agent: Agent, kernel: LastingKernel) -> None:
         note(order.root / "settled.jsonl", told)
 
 
+def _fuse(order: Order) -> Fuse:
+    if not order.dies_in:
+        return Fuse(order.fuse)
+    return Fuse(order.fuse, counts=lambda: Window(order.dies_in) in whereabouts(order))
+
+
 def _fork(order: Order) -> dict[str, Any]:
     """Run one life in a child; return how it ended."""
     order.root.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child == 0:
-        fuse = Fuse(order.fuse)
+        fuse = _fuse(order)
         with (order.root / "daemon.log").open("a", buffering=1) as log:
             logs.configure(as_json=True, stream=log)
             asyncio.run(live(order, fuse))

@@ -15,10 +15,11 @@ from kmm_sandbox.kubeapi import KubeApi, Object
 from kmm_sandbox.processes import wait_until
 from support.badregistry import BadRegistry
 from support.certificates import NAMESPACE
-from support.history import check
+from support.history import Published, Violation, live
 from support.kmmcp import KmmCp
 from support.simkernel import KERNEL, SimKernel
 from support.simnode import SimNode, collect_facts
+from support.verdict import TALLY
 
 T = TypeVar("T")
 
@@ -321,7 +322,19 @@ class Fleet:
     def violations(self) -> list[Any]:
         """Return what the history checker says of this fleet's nodes."""
         daemons = {node.name: node.lines for node in self.nodes.values()}
-        return check(self.control_plane.facts(), daemons)
+        name = f"{self.control_plane.directory}/{self.name}"
+        return TALLY.check(name, self.control_plane.facts(), daemons)
+
+    async def live(self) -> None:
+        """Wait until every daemon that can be reached has what was published last for its node."""
+        if not self.control_plane.alive:
+            return
+        await eventually(self._behind, lambda behind: behind == [], what="nodes up to date")
+
+    async def _behind(self) -> list[Violation]:
+        published = Published.read(self.control_plane.facts())
+        running = [node for node in self.nodes.values() if node.running]
+        return [one for node in running for one in live(node.name, node.lines, published)]
 
 
 def _write(line: Mapping[str, Any]) -> Write:
@@ -352,6 +365,7 @@ async def running_fleet(control_plane: KmmCp, name: str, directory: Path) -> Asy
         )
         try:
             yield fleet
+            await fleet.live()
         finally:
             for node in fleet.nodes.values():
                 await node.stop()

@@ -5,7 +5,7 @@ wrote them. A daemon's lines carry no node name: the caller knows whose file it 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ class Published:
             for ts, name in self._gaps
         )
 
+    def newest(self, node: str) -> tuple[str, int] | None:
+        """Return uid and generation of what was persisted last for a node."""
+        of_node = [(uid, generation) for name, uid, generation in self.states if name == node]
+        return of_node[-1] if of_node else None
+
     def digests(self, node: str, ref: str) -> set[str]:
         """Every digest that was ever desired for the Module on the node."""
         return {
@@ -99,8 +104,16 @@ def facts(path: Path) -> Iterator[Line]:
             yield line
 
 
-def check(control_plane: Iterable[Line], daemons: Mapping[str, Iterable[Line]]) -> list[Violation]:
-    """Return every violation in the history; empty when all promises were kept."""
+def check(
+    control_plane: Iterable[Line],
+    daemons: Mapping[str, Iterable[Line]],
+    *,
+    reachable: Collection[str] = (),
+) -> list[Violation]:
+    """Return every violation in the history; empty when all promises were kept.
+
+    `reachable` nodes have had a session, and time, since the last fault: they are up to date.
+    """
     control_plane = list(control_plane)
     published = Published.read(control_plane)
     violations: list[Violation] = []
@@ -112,6 +125,8 @@ def check(control_plane: Iterable[Line], daemons: Mapping[str, Iterable[Line]]) 
         violations += once(node, history)
         violations += quiet(node, history, published)
         violations += honest(node, history)
+        if node in reachable:
+            violations += live(node, history, published)
     return [*violations, *labelled(control_plane, daemons)]
 
 
@@ -199,6 +214,19 @@ def honest(node: str, history: Iterable[Line]) -> Iterator[Violation]:
             said = module["state"] == "Loaded" and unloaded.get(module["ref"]) == module["hash"]
             if said:
                 yield Violation("honest", node, f"{module['ref']} reported Loaded after its unload")
+
+
+def live(node: str, history: Iterable[Line], published: Published) -> Iterator[Violation]:
+    """What was published last is what was accepted last."""
+    newest = published.newest(node)
+    accepted = [
+        (line["uid"], line["generation"]) for line in history if line["msg"] == Fact.ACCEPTED
+    ]
+    held = accepted[-1] if accepted else ("", 0)
+    # A newer one than the last that was logged: its line was lost with its control plane.
+    ahead = newest is not None and held[0] == newest[0] and held[1] > newest[1]
+    if newest is not None and held != newest and not ahead:
+        yield Violation("live", node, f"has {held[0]}/{held[1]}, not {newest[0]}/{newest[1]}")
 
 
 def labelled(

@@ -11,6 +11,7 @@ from kmm_common.errors import TransientError
 from kmm_daemon import journal
 from kmm_daemon.journal import ASIDE, NAME, Journal, Memory
 from kmm_daemon.values import LoadedRecord
+from support.journals import UNUSABLE
 from support.node import desired
 
 MEMORY = Memory(
@@ -29,21 +30,6 @@ def written(tmp_path: Path) -> Iterator[Journal]:
     opened = Journal(tmp_path, "boot-1")
     yield opened
     opened.close()
-
-
-def newer(content: bytes) -> bytes:
-    return json.dumps({**json.loads(content), "format": journal.FORMAT + 1}).encode()
-
-
-UNUSABLE: list[tuple[str, Callable[[bytes], bytes]]] = [
-    ("other boot", lambda content: journal.encode(MEMORY, "boot-0")),
-    ("truncated", lambda content: content[: len(content) // 2]),
-    ("empty", lambda content: b""),
-    ("bit flip", lambda content: content.replace(b'"generation": 7', b'"generation": 5')),
-    ("newer format", newer),
-    ("no text", lambda content: b"\xff\xfe" + content),
-    ("no object", lambda content: b"[]"),
-]
 
 
 async def test_what_was_written_is_read_again(written: Journal) -> None:
@@ -68,7 +54,7 @@ async def test_record_of_a_daemon_that_knew_no_warnings_is_read(
     assert await written.read() == MEMORY
 
 
-@pytest.mark.parametrize("damage", [damage for _, damage in UNUSABLE], ids=[n for n, _ in UNUSABLE])
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE)
 async def test_unusable_journal_is_set_aside_and_not_replayed(
     written: Journal, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:

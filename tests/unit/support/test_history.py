@@ -142,3 +142,24 @@ def test_a_label_that_comes_back_after_the_module_came_back_is_fine() -> None:
     back = [step(ts="7"), step(ended=True, ts="7"), reported(ts="8")]
     plane = [published(), labelled(), unlabelled("9"), labelled("91")]
     assert check(plane, {"n1": [*TAKEN_OUT, *back]}) == []
+
+
+def behind(plane: list[dict[str, Any]], daemon: list[dict[str, Any]]) -> bool:
+    """Tell whether a node that could be reached is found not to be up to date."""
+    found = check(plane, {"n1": daemon}, reachable=["n1"])
+    return "live" in {violation.invariant for violation in found}
+
+
+def test_reachable_node_without_the_newest_state_is_found() -> None:
+    plane = [published(), published(2)]
+    assert behind(plane, [])
+    assert behind(plane, GOOD)
+    assert behind(plane, [accepted(2, "u2")])
+    assert not behind(plane, [*GOOD, accepted(2)])
+    assert check(plane, {"n1": GOOD}) == [], "nobody says that it could be reached"
+
+
+def test_node_that_has_more_than_was_logged_is_up_to_date() -> None:
+    """The control plane was killed between the write and its line."""
+    assert not behind([published()], [accepted(2)])
+    assert not behind([], GOOD[:1])

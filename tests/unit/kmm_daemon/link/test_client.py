@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
 import logging
+import random
 import shutil
 import socket
 import ssl
@@ -18,10 +19,7 @@ from kmm_common.errors import TransientError
 from kmm_common.logs import fields_of
 from kmm_common.tls import ServerTls, TlsFiles
 from kmm_daemon.link.client import STABLE_SECONDS, reconnect_backoff
-from kmm_daemon.values import (
-    StateReport,
-    UpdateKind,
-)
+from kmm_daemon.values import StateReport, UpdateKind
 from support.certificates import Certificates
 from support.desired import desired, reported
 from support.link import Holder, Told, acked, end_session, linked
@@ -31,6 +29,7 @@ from support.virtualclock import VirtualClock
 
 ONE, TWO, PRIVATE = desired("one"), desired("two"), desired("private", secret="pull")
 LOST = desired("lost", secret="gone")
+SEED = 1
 
 
 @pytest.fixture
@@ -391,6 +390,33 @@ async def test_attempts_are_spread_ever_wider_until_a_session_was_stable(
         await clock.advance(STABLE_SECONDS)
         end_session(replica)
         await next_attempt(expected=[1, 2, 3, 4, 1])
+
+
+async def test_hour_without_a_control_plane_is_an_attempt_in_half_a_minute_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kmm_daemon")
+    clock, delays = VirtualClock(), list[float]()
+
+    class Noted(Backoff):
+        def delay(self, attempt: int) -> float:
+            delays.append(super().delay(attempt))
+            return delays[-1]
+
+    product = reconnect_backoff()
+    backoff = Noted(product.base, product.cap, product.jitter, random.Random(SEED))  # noqa: S311
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    files = Certificates(tmp_path).daemon("a")
+    async with linked(port, files, Holder(), clock=clock, backoff=backoff):
+        attempts = 0
+        while clock.monotonic() < 3600.0:
+            attempts += 1
+            await until(lambda due=attempts: len(delays) == due and clock.sleeping())
+            await clock.advance(delays[-1])
+    assert 3600.0 / product.cap <= attempts <= 2 * 3600.0 / (product.cap / 2)
+    lines = [one.message for one in caplog.records if one.name.startswith("kmm_daemon")]
+    assert lines == ["no session with the control plane"]
 
 
 def test_first_attempts_come_quickly_and_all_of_them_within_a_minute() -> None:
