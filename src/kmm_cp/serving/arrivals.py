@@ -88,6 +88,7 @@ class Arrivals:
 
     async def _secure(self, connection: socket.socket, peer: str) -> None:
         try:
+            await _spoken(connection)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol,
                 connection,
@@ -97,6 +98,26 @@ class Arrivals:
             )
         except OSError as error:
             self._on_failed(peer, error)
+
+
+async def _spoken(connection: socket.socket) -> None:
+    """Wait until a peer has sent something. OSError, with the connection closed, if it does not.
+
+    What TLS needs for a connection is 70 KiB, which whoever only connects is not to have.
+    """
+    loop, spoken = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, spoken.set)
+    try:
+        async with asyncio.timeout(tls.HANDSHAKE_SECONDS):
+            await spoken.wait()
+    except BaseException as error:
+        loop.remove_reader(connection)
+        connection.close()
+        if isinstance(error, TimeoutError):
+            message = f"it said nothing for longer than {tls.HANDSHAKE_SECONDS} seconds"
+            raise ConnectionAbortedError(message) from error
+        raise
+    loop.remove_reader(connection)
 
 
 async def listening_sockets(host: str | None, port: int) -> list[socket.socket]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from kmm_common import tls
 from kmm_common.logs import fields_of
-from kmm_common.tls import client_context
+from kmm_common.tls import TlsFiles, client_context
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving.listener import IDLE_SECONDS
 from kmm_cp.serving.ports import Refusal
@@ -417,27 +418,31 @@ async def test_session_ends_when_its_certificate_expires(tmp_path: Path) -> None
 
 async def test_session_ends_in_time_for_one_with_the_renewed_certificate(tmp_path: Path) -> None:
     """Nothing is refused and no event made: the daemon reads its files anew when it connects."""
-    clock = VirtualClock()
-    certificates = Certificates(tmp_path, clock=SteppedClock())
-    expiry = certificates.authority.credential.certificate.not_valid_after_utc
+    clock, certificates = VirtualClock(), Certificates(tmp_path)
+    files = certificates.daemon("a")
+    expiry = x509.load_pem_x509_certificate(files.cert.read_bytes()).not_valid_after_utc
     await clock.advance((expiry - START).total_seconds() - 3600.0)
     limits = Limits(age_jitter=0.0)
     async with serving(tmp_path, clock=clock, limits=limits, certificates=certificates) as replica:
         until_renewal = 3600.0 - limits.renewal
-        error = await ended_after(replica, clock, until_renewal - 1.0, 3.0)
+        error = await ended_after(replica, clock, until_renewal - 1.0, 3.0, files=files)
         assert (error.status, replica.world.refusals) == (Status.UNAVAILABLE, [])
         assert "connect with the renewed one" in (error.message or "")
-        error = await ended_after(replica, clock, limits.renewal - 10.0, 10.0)
+        error = await ended_after(replica, clock, limits.renewal - 10.0, 10.0, files=files)
         assert error.status is Status.PERMISSION_DENIED
         assert replica.world.refusals == [Refusal.CERTIFICATE_EXPIRED]
 
 
 async def ended_after(
-    replica: Serving, clock: VirtualClock, *waits: float, pod_deleted: bool = False
+    replica: Serving,
+    clock: VirtualClock,
+    *waits: float,
+    pod_deleted: bool = False,
+    files: TlsFiles | None = None,
 ) -> GRPCError:
     """Return how a session ends; it must live until the last of the waits."""
-    files = replica.node("a", target(1, ONE))
-    async with dialled(replica.port, files) as channel:
+    issued = replica.node("a", target(1, ONE))
+    async with dialled(replica.port, files or issued) as channel:
         with pytest.raises(GRPCError) as caught:
             async with asyncio.timeout(DEADLINE), watch(channel) as stream:
                 await stream.send_message(request(), end=True)
