@@ -11,6 +11,10 @@ PREFIX = 24
 BRIDGE = "br0"
 FIRST_NODE = 11
 MAX_NODES = 200
+DISABLED, FORWARDING = "0", "3"
+"""States of a port of the bridge."""
+NOBODY = "02:00:00:00:ff:ff"
+"""A link address that no machine here has: what is sent to it is lost without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +58,25 @@ def make(nodes: Sequence[NodeAddress]) -> None:
 
 
 def unplug(node: NodeAddress) -> None:
-    """Pull a node's network cable."""
-    run(["ip", "link", "set", node.tap, "down"], limit=10)
+    """Pull a node's network cable, at the switch: nothing comes through, either way.
+
+    A tap that is set down instead is an error to User-Mode Linux, which gives its network up for
+    good when it sends something meanwhile.
+    """
+    run(["bridge", "link", "set", "dev", node.tap, "state", DISABLED], limit=10)
 
 
 def plug(node: NodeAddress) -> None:
     """Put a node's network cable back."""
-    run(["ip", "link", "set", node.tap, "up"], limit=10)
+    run(["bridge", "link", "set", "dev", node.tap, "state", FORWARDING], limit=10)
+
+
+def deafen(node: NodeAddress) -> None:
+    """Lose what is sent to a node; what it sends still arrives."""
+    lose = ["ip", "neigh", "replace", node.ip, "lladdr", NOBODY, "dev", BRIDGE]
+    run([*lose, "nud", "permanent"], limit=10)
+
+
+def undeafen(node: NodeAddress) -> None:
+    """Let what is sent to a node arrive again."""
+    run(["ip", "neigh", "del", node.ip, "dev", BRIDGE], limit=10)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,17 @@ from typing import Any
 from kmm_sandbox import guestexec, programs
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
+from kmm_sandbox.network import HOST_ADDRESS, NOBODY
 from kmm_sandbox.pki import Authority, Identity, daemon_uri
 from kmm_sandbox.pod import DaemonPod, make_bundle
 from kmm_sandbox.uml import UmlNode
 
 _numbers = itertools.count(1)
+STEP_CLOCK = """
+import sys, time
+now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+time.clock_settime_ns(time.CLOCK_REALTIME, now + int(float(sys.argv[1]) * 1e9))
+"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,21 +111,37 @@ class Node:
         self.machine.cut_power()
         self.machine.switch_on()
 
+    def mute(self) -> None:
+        """Lose what the node sends; what is sent to it still arrives."""
+        lose = ("ip", "neigh", "replace", HOST_ADDRESS, "lladdr", NOBODY, "dev", "vec0")
+        self.execute(*lose, "nud", "permanent").check()
+
+    def unmute(self) -> None:
+        """Let what the node sends arrive again."""
+        self.execute("ip", "neigh", "del", HOST_ADDRESS, "dev", "vec0").check()
+
+    def step_clock(self, seconds: float) -> None:
+        """Put the node's wall clock so far forward, or back."""
+        self.execute(sys.executable, "-I", "-S", "-c", STEP_CLOCK, str(seconds)).check()
+
     def leave(self) -> None:
         """End everything of the node at once."""
         self.kubelet.stop()
         self.machine.cut_power()
 
-    def _write_tls(self) -> None:
+    def identity(self) -> Identity:
+        """Return what the daemon's certificate names: its Pod."""
         uri = daemon_uri(
             namespace=NAMESPACE,
             service_account=SERVICE_ACCOUNT,
             pod=self.kubelet.pod,
             uid=self.kubelet.pod_uid,
         )
+        return Identity(common_name="kmm-daemon", uris=(uri,), client=True)
+
+    def _write_tls(self) -> None:
         tls = self.directory / "tls"
-        identity = Identity(common_name="kmm-daemon", uris=(uri,), client=True)
-        self.authority.issue(identity).write(tls, "daemon")
+        self.authority.issue(self.identity()).write(tls, "daemon")
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
 
     def _bundle(self, name: str) -> Path:

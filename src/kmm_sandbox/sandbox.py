@@ -30,6 +30,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CRDS = REPOSITORY / "crds"
 RBAC = REPOSITORY / "manifests/base/rbac.yaml"
 REGISTRY_PORT = 5000
+CONTROL_PLANE = Identity(
+    common_name=programs.SERVER_NAME,
+    hosts=(programs.SERVER_NAME, HOST_ADDRESS, "127.0.0.1"),
+    server=True,
+)
+"""What the control plane's certificate names."""
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -92,6 +98,11 @@ class Sandbox:
         return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
 
     @property
+    def control_plane_config(self) -> Path:
+        """The settings file of kmm-cp."""
+        return self.directory / "kmm-cp.yaml"
+
+    @property
     def control_plane_logs(self) -> list[Path]:
         """JSON lines, one file a start."""
         starts = range(1, self.control_plane_starts + 1)
@@ -108,7 +119,7 @@ class Sandbox:
         self.control_plane_starts += 1
         self.control_plane = self.launcher.start(
             "kmm-cp",
-            programs.control_plane_argv(self.directory / "kmm-cp.yaml"),
+            programs.control_plane_argv(self.control_plane_config),
             log=self.control_plane_logs[-1],
         )
         wait_until(self._control_plane_ready, seconds=READY_SECONDS, what="kmm-cp")
@@ -181,12 +192,10 @@ class Sandbox:
 
     def _write_control_plane_files(self) -> None:
         tls = self.directory / "tls"
-        hosts = (programs.SERVER_NAME, HOST_ADDRESS, "127.0.0.1")
-        identity = Identity(common_name=programs.SERVER_NAME, hosts=hosts, server=True)
-        self.authority.issue(identity).write(tls, "kmm-cp")
+        self.authority.issue(CONTROL_PLANE).write(tls, "kmm-cp")
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
         settings = programs.control_plane_settings(self.plane.kubeconfig_for(programs.USER), tls)
-        programs.write_settings(self.directory / "kmm-cp.yaml", settings)
+        programs.write_settings(self.control_plane_config, settings)
 
     def _connected(self) -> bool:
         """Tell whether every node's NodeModulesState says that its daemon is connected."""

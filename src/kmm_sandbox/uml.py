@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -143,6 +144,20 @@ class UmlNode:
         if self.process is not None:
             self.process.kill()
             self.process = None
+
+    def suspend(self) -> None:
+        """Stop the machine as a host does that freezes its guests.
+
+        Only its main process: a stopped process of the guest's would be told to the guest's kernel,
+        which traces it and ends.
+        """
+        if self.process is not None:
+            os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended machine go on."""
+        if self.process is not None:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def _booted(self, console: Path) -> bool:
         if self.process is not None:

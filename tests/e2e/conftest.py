@@ -34,4 +34,5 @@ def stage(sandbox: Sandbox) -> Iterator[Stage]:
     yield stage
     stage.until(lambda: stage.lies() == [], "reports are true")
     stage.clear()
+    stage.until(lambda: stage.behind() == [], "every node has what was published last")
     assert stage.violations() == []

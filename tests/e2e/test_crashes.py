@@ -7,13 +7,16 @@ import pytest
 
 from kmm_sandbox import kmodimage
 from kmm_sandbox.node import Node
-from support.stage import Stage, own_module, push_pinned
+from support.journals import UNUSABLE
+from support.stage import Stage, own_module, push_own, push_pinned
+from support.verdict import TALLY
 
 ROUNDS = 14
 """On three nodes each."""
 SEED = int(os.environ.get("KMM_CRASH_SEED", "1"))
 LATEST_SECONDS = 1.2
 """After a change by which a round's kill comes; most changes take half of it."""
+JOURNAL = "/run/kmm/journal.json"
 WAITING = "/run/kill-waits"
 SALT_BYTES = 2**20
 """What makes every round's image new, and its way to the node long enough to be killed on."""
@@ -54,9 +57,34 @@ def require_agreement(stage: Stage, name: str, digest: str) -> None:
     assert stage.report(name, "user")["imageDigest"] == digest
 
 
+def test_journal_that_cannot_be_used_is_never_replayed_and_never_fatal(stage: Stage) -> None:
+    core = stage.apply("core", push_own(stage.sandbox, "core", CORE), CORE)
+    core.wait_loaded()
+    core.wait_settled()
+    before = {name: stage.steps(name) for name in stage.sandbox.nodes}
+    damages = ("other boot", "truncated", "newer format")
+    for node, damage in zip(stage.sandbox.nodes.values(), damages, strict=True):
+        stage.stop_daemon(node.name)
+        journal = node.execute("cat", JOURNAL).check().encode()
+        node.execute("tee", JOURNAL, stdin=UNUSABLE[damage](journal).decode()).check()
+        node.restart_daemon()
+    for name in stage.sandbox.nodes:
+        stage.until(
+            lambda name=name: '"journal not used"' in stage.daemon_log(name),  # type: ignore[misc]
+            f"{name} has set its journal aside",
+        )
+        stage.until(
+            lambda name=name: CORE in what_daemon_knows(stage.sandbox.nodes[name]),  # type: ignore[misc]
+            f"{name} has taken over what is in its kernel",
+        )
+    core.wait_loaded()
+    assert {name: stage.steps(name) for name in stage.sandbox.nodes} == before
+
+
 @pytest.mark.timeout(1200)
 def test_daemon_killed_at_any_moment_ends_with_what_is_desired(stage: Stage) -> None:
     chance = random.Random(SEED)  # noqa: S311 a seed, no secret
+    TALLY.seeded("crashes on three kernels", (SEED,))
     nodes = stage.sandbox.nodes
     user = stage.apply("user", fresh_image(stage, chance.randbytes(SALT_BYTES)), USER)
     user.wait_loaded()

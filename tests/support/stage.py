@@ -1,6 +1,7 @@
 """The sandbox as an e2e test asks it: what a user sees, and what the kernels know."""
 
 import base64
+import json
 import re
 import signal
 import sys
@@ -20,6 +21,7 @@ from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.sandbox import REGISTRY_PORT, Sandbox
 from support import history
+from support.verdict import TALLY
 
 SECONDS = 90.0
 NODES = "/api/v1/nodes"
@@ -128,6 +130,27 @@ class Stage:
         """Return all that a node's daemons have logged."""
         return "".join(path.read_text() for path in self.sandbox.daemon_logs(node))
 
+    def control_plane_told(self, message: str, **fields: object) -> list[dict[str, Any]]:
+        """Return the lines with a message and these fields that the control plane has logged.
+
+        That is the one that runs: of those before it nothing.
+        """
+        wanted = {"msg": message, **fields}.items()
+        lines = map(json.loads, _lines(self.sandbox.control_plane_logs[-1]))
+        return [line for line in lines if wanted <= line.items()]
+
+    def sessions(self, node: str) -> tuple[int, int]:
+        """Return how many sessions of a node were opened, and how many of them were closed."""
+        opened = {line["session"] for line in self.control_plane_told("session opened", node=node)}
+        closed = {line["session"] for line in self.control_plane_told("session closed", node=node)}
+        return len(opened), len(opened & closed)
+
+    def no_session(self, node: str) -> list[str]:
+        """Return why a node's daemons have said that they have no session, first to last."""
+        message = "no session with the control plane"
+        texts = [text for log in self.sandbox.daemon_logs(node) for text in _lines(log)]
+        return [line["error"] for line in map(json.loads, texts) if line["msg"] == message]
+
     def daemon_starts(self, node: str) -> int:
         """Return how often a node's daemon has started."""
         return self.daemon_log(node).count('"msg": "daemon started"')
@@ -158,7 +181,7 @@ class Stage:
         there = self.sandbox.nodes[node].loaded_modules().keys() | self.sandbox.kernel.builtin()
         return [f"{node}: {name} without {own}" for name, own in named if own and own not in there]
 
-    def violations(self) -> list[Any]:
+    def violations(self) -> list[history.Violation]:
         """Return what the history checker says of all that happened in the sandbox."""
         control_plane = [
             line for log in self.sandbox.control_plane_logs for line in history.facts(log)
@@ -167,7 +190,16 @@ class Stage:
             node: [line for log in self.sandbox.daemon_logs(node) for line in history.facts(log)]
             for node in self.sandbox.nodes
         }
-        return history.check(control_plane, daemons)
+        return TALLY.check("sandbox", control_plane, daemons, reachable=self.sandbox.nodes)
+
+    def behind(self) -> list[str]:
+        """Return the nodes that have not accepted what was published last for them."""
+        return [each.node for each in self.violations() if each.invariant == "live"]
+
+
+def _lines(log: Path) -> list[str]:
+    """Return the JSON lines of a log; one that is being written is left out."""
+    return [line for line in log.read_text().split("\n")[:-1] if line.startswith("{")]
 
 
 def _last_end(node: Node) -> int | None:

@@ -13,11 +13,32 @@ from kmm_common.logs import Fact
 from kmm_cp.serving.ports import Refusal
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference"
+PROMISES = REFERENCE.parent / "explanation/promises.md"
+
+
+def table_rows(page: Path) -> list[dict[str, str]]:
+    """Return the rows of a page's tables, by the heads of their columns."""
+    found, heads = list[dict[str, str]](), list[str]()
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line[:1] == "|" else []
+        if not cells:
+            heads = []
+        elif not heads:
+            heads = cells
+        elif not set(line) <= set("|-"):
+            found.append(dict(zip(heads, cells, strict=True)))
+    return found
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_is_explained(reason: Reason) -> None:
-    assert f"`{reason.value}`" in (REFERENCE / "reasons.md").read_text()
+def test_every_reason_says_what_is_seen_and_what_to_do(reason: Reason) -> None:
+    (row,) = [
+        row
+        for row in table_rows(REFERENCE / "reasons.md")
+        if row["reason"] == f"`{reason.value}`" and "what to do" in row
+    ]
+    assert row["what the user sees"]
+    assert row["what to do"]
 
 
 def test_every_setting_has_a_meaning() -> None:
@@ -61,9 +82,15 @@ def test_metrics_that_are_listed_are_those_that_are_served(program: str, exposit
     assert listed == served
 
 
+def test_figures_stand_beside_the_promises_about_failure() -> None:
+    rows = [row for row in table_rows(PROMISES) if "figure" in row]
+    assert rows
+    assert not [row for row in rows if not re.search(r"[0-9]", row["figure"])]
+
+
 def test_every_test_behind_a_promise_exists() -> None:
     root = REFERENCE.parents[1]
-    text = (REFERENCE.parent / "explanation/promises.md").read_text()
+    text = PROMISES.read_text()
     file = None
     named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", text)
     assert any(named)

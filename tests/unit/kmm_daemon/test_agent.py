@@ -93,6 +93,19 @@ async def test_failed_load_is_tried_again_with_growing_delays(node: Node) -> Non
     assert (said.state, said.attempts, said.error) == (ModuleState.LOADED, 0, None)
 
 
+async def test_hour_of_a_module_that_always_fails_is_a_dozen_loads_and_disturbs_no_other(
+    node: Node,
+) -> None:
+    node.kernel.failing[ref()] = deque([failure(Reason.DEVICE_ERROR)] * 1000)
+    await node.want(desired(), desired("other"))
+    await node.clock.advance(3600)
+    # 10, 20, 40 to 600 s, each up to a fifth less.
+    assert 11 <= node.kernel.loads(ref()) <= 13
+    assert node.kernel.loads(ref("other")) == 1
+    other = node.said("other")
+    assert other is not None and other.state == ModuleState.LOADED
+
+
 async def test_warning_of_a_load_is_told_as_long_as_the_module_is_in_the_kernel(
     node: Node,
 ) -> None:
