@@ -333,8 +333,9 @@ class Fleet:
 
     async def _behind(self) -> list[Violation]:
         published = Published.read(self.control_plane.facts())
-        running = [node for node in self.nodes.values() if node.running]
-        return [one for node in running for one in live(node.name, node.lines, published)]
+        served = await self.served()
+        reached = [each for each in self.nodes.values() if each.running and each.name in served]
+        return [one for node in reached for one in live(node.name, node.lines, published)]
 
 
 def _write(line: Mapping[str, Any]) -> Write:
