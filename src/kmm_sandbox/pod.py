@@ -18,6 +18,7 @@ Object = dict[str, Any]
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests/base/daemon"
 IMAGE = (Path("/usr"), Path("/etc"))
 """What stands for the image's system: the node's, read-only."""
+_IMAGE_ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1")
 LINKS = ("bin", "lib", "lib64", "sbin")
 """Of a root directory, to those of /usr."""
 
@@ -93,7 +94,7 @@ class DaemonPod:
                     "gid": self.spec["securityContext"]["runAsGroup"],
                 },
                 "args": [*argv],
-                "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
+                "env": [*_IMAGE_ENVIRONMENT, *self._environment()],
                 "cwd": "/",
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
                 "noNewPrivileges": not context["allowPrivilegeEscalation"],
@@ -109,6 +110,9 @@ class DaemonPod:
                 "seccomp": self._profile(),
             },
         }
+
+    def _environment(self) -> list[str]:
+        return [f"{each['name']}={each['value']}" for each in self.container.get("env", ())]
 
     def _namespaces(self) -> list[str]:
         own = [] if self.spec.get("hostNetwork") else ["network", "uts"]

@@ -141,3 +141,13 @@ def test_bundle_is_made_anew_over_an_old_one(pod: DaemonPod, tmp_path: Path) -> 
     make_bundle(tmp_path, config(pod))
     assert json.loads((tmp_path / "config.json").read_text()) == config(pod)
     assert (tmp_path / "rootfs/lib").readlink() == Path("usr/lib")
+
+
+def test_environment_is_the_manifests(pod: DaemonPod) -> None:
+    def change(spec: Object) -> None:
+        spec["containers"][0]["env"] = [{"name": "KMM_DAEMON_LOG_FORMAT", "value": "json"}]
+
+    said = config(changed(pod, change))["process"]["env"]
+    assert "KMM_DAEMON_LOG_FORMAT=json" in said
+    assert not any(one.startswith("PYTHONTZPATH=") for one in said)
+    assert "PYTHONTZPATH=" in config(pod)["process"]["env"]
