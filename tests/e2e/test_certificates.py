@@ -23,8 +23,8 @@ from support.stage import Stage, push_own
 
 CORE = "kmt_core"
 LABEL = names.ready_label("default", "core")
-MOUNT = Path("/run/certificates")
-"""On a node; in memory, as a CSI driver's volume."""
+MOUNT = Path("/run/kmm/certificates")
+"""On a node, and in its daemon's container; in memory, as a CSI driver's volume."""
 TESTS = Path(__file__).parents[1]
 
 
@@ -68,9 +68,9 @@ class Mounts:
         settings["tls"] = mounted(self.plane.files)
         programs.write_settings(sandbox.control_plane_config, settings)
         for node in sandbox.nodes.values():
-            config: dict[str, Any] = programs.daemon_settings(node.directory / "tls")
+            config: dict[str, Any] = programs.daemon_settings()
             config["tls"] = mounted(certvolume.files(MOUNT))
-            programs.write_settings(node.directory / "daemon.yaml", config)
+            programs.write_settings(node.settings, config)
         sandbox.start_control_plane()
         self.restart_daemons()
 
@@ -104,7 +104,8 @@ def mounts(stage: Stage) -> Iterator[Mounts]:
         mounts.use()
         yield mounts
     finally:
-        sandbox.stop_control_plane()
+        if sandbox.control_plane is not None:
+            sandbox.stop_control_plane()
         sandbox.control_plane_config.write_text(before)
         for node in sandbox.nodes.values():
             node.run_daemon()
