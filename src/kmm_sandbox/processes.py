@@ -13,6 +13,7 @@ from kmm_common.clock import SystemClock
 from kmm_sandbox.errors import SandboxError
 
 TAIL_BYTES = 4096
+END_SECONDS = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,9 +45,15 @@ class Process:
             return
 
     def kill(self) -> None:
-        """End the whole group at once and wait for its leader."""
+        """End the whole group at once, and wait until none of it holds a file any more."""
         self.signal(signal.SIGKILL)
-        self.popen.wait(timeout=30)
+        self.popen.wait(timeout=END_SECONDS)
+        # What the leader has started ends by itself, and is not ours to wait for.
+        wait_until(
+            lambda: not _group_runs(self.pid),
+            seconds=END_SECONDS,
+            what=f"end of all of {self.name}",
+        )
 
     def stop(self, *, grace: float) -> int:
         """Ask with SIGTERM, insist with SIGKILL after `grace` seconds; return the exit code."""
@@ -104,6 +111,16 @@ class Launcher:
                 env=None if env is None else {**os.environ, **env},
             )
         return Process(name=name, log=path, popen=popen)
+
+
+def _group_runs(group: int) -> bool:
+    """Tell whether a process group has a process that is more than its exit code."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, theirs = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(theirs) == group and state not in "ZX":
+                return True
+    return False
 
 
 def leash(argv: Sequence[str]) -> list[str]:

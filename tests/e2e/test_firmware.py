@@ -1,9 +1,11 @@
 """Firmware of a Module: there when its module asks for it, gone with its last user."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from kmm_sandbox import kmodimage, programs
+from kmm_sandbox import kmodimage
 from kmm_sandbox.node import Node
 from support.stage import Stage, own_module, push_files
 
@@ -153,15 +155,24 @@ def test_search_path_of_somebody_else_is_told_and_left_alone_until_it_is_free(
 
 @contextmanager
 def firmware_directory(stage: Stage, node: Node, directory: str) -> Iterator[None]:
-    """Have a node's daemon put firmware into another directory meanwhile."""
-    settings = programs.daemon_settings(node.directory / "tls") | {"firmware_dir": directory}
-    programs.write_settings(node.directory / "daemon.yaml", settings)
+    """Have a node's daemon put firmware into another directory meanwhile, which its Pod mounts."""
+    usual = node.pod
+    spec = json.loads(json.dumps(usual.spec))
+    container = spec["containers"][0]
+    container["env"].append({"name": "KMM_DAEMON_FIRMWARE_DIR", "value": directory})
+    for volume in (*spec["volumes"], *container["volumeMounts"]):
+        if volume["name"] == "firmware" and "mountPath" in volume:
+            volume["mountPath"] = directory
+        elif volume["name"] == "firmware":
+            volume["hostPath"]["path"] = directory
     starts = stage.daemon_starts(node.name)
-    node.restart_daemon()
+    node.pod = replace(usual, spec=spec)
+    node.run_daemon()
     stage.until(lambda: stage.daemon_starts(node.name) > starts, f"{node.name} starts its daemon")
     try:
         yield
     finally:
+        node.pod = usual
         node.run_daemon()
 
 
@@ -184,25 +195,19 @@ def test_search_path_of_somebody_else_can_be_the_daemons_directory(stage: Stage)
 def test_daemon_that_is_told_to_write_to_a_read_only_directory_names_the_remedy(
     stage: Stage,
 ) -> None:
-    """Once it can write there, the kernel finds the file without being told where."""
+    """Which is the directory that the manifest has: with that it is loaded."""
     node = stage.sandbox.nodes["node1"]
-    with firmware_directory(stage, node, IMMUTABLE):
-        with read_only(node):
-            image = image_with_firmware(stage, "stubborn", CORE, b"seventeen bytes!!")
-            outcome = stage.run("stubborn", image, MODPROBE)
-            stage.until(
-                lambda: firmware_error(stage, node) != "", "node1 says that it cannot write"
-            )
-            assert "Read-only file system: set the daemon's firmware directory to a writable" in (
-                firmware_error(stage, node)
-            )
-        outcome.wait_loaded()
-        file = f"{IMMUTABLE}/kmt/blob.bin"
-        assert node.execute("cat", file).check() == "seventeen bytes!!"
-        assert search_path(node) == ""
-        stage.delete("stubborn")
-        outcome.wait_gone()
-        assert node.execute("test", "-e", file).code == 1
+    image = image_with_firmware(stage, "stubborn", CORE, b"seventeen bytes!!")
+    with read_only(node), firmware_directory(stage, node, IMMUTABLE):
+        outcome = stage.run("stubborn", image, MODPROBE)
+        stage.until(lambda: firmware_error(stage, node) != "", "node1 says that it cannot write")
+        remedy = f"set the daemon's firmware directory to a writable one, as {DIRECTORY}"
+        assert f"Read-only file system: {remedy}" in firmware_error(stage, node)
+        assert CORE not in node.loaded_modules()
+    outcome.wait_loaded()
+    assert firmware_on(stage, node.name) == "seventeen bytes!!"
+    stage.delete("stubborn")
+    outcome.wait_gone()
 
 
 def firmware_error(stage: Stage, node: Node) -> str:

@@ -150,7 +150,7 @@ class Firmware:
             message = (
                 f"the kernel looks for firmware in {self._current_search_path()}, which somebody "
                 f"else has set (firmware_class.path), not in {self._directory}: "
-                "set the daemon's firmware directory to that"
+                "set the daemon's firmware directory to that, and mount it into its Pod"
             )
             raise StepError(_firmware_failure(message))
 
