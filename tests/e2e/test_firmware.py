@@ -100,7 +100,9 @@ IMMUTABLE = "/lib/firmware"
 @contextmanager
 def read_only(node: Node) -> Iterator[None]:
     """Have a node's /lib/firmware be read-only meanwhile, as on an immutable host."""
-    mount = f"mount --bind {IMMUTABLE} {IMMUTABLE} && mount -o remount,ro,bind {IMMUTABLE}"
+    # A file system that cannot be written: of a directory that is only mounted so, a container's
+    # runtime makes one that can.
+    mount = f"mount -t tmpfs -o ro tmpfs {IMMUTABLE}"
     node.execute("sh", "-c", f"mkdir -p {IMMUTABLE} && {mount}").check()
     assert "Read-only" in node.execute("touch", f"{IMMUTABLE}/x").stderr
     try:
