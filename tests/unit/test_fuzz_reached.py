@@ -1,8 +1,13 @@
 """Which branches count as reached by fuzzing."""
 
+from contextlib import suppress
+from importlib import import_module
+from operator import attrgetter
+
 import pytest
 
 from fuzz.reached import Reached, counted
+from fuzz.targets import TARGETS
 
 
 def function(taken: int, of: int) -> dict[str, dict[str, int]]:
@@ -25,3 +30,15 @@ def test_branches_of_all_functions_count_but_of_those_apart() -> None:
 def test_function_that_is_apart_and_does_not_exist_is_an_error() -> None:
     with pytest.raises(AssertionError, match="no function of the covered modules is"):
         counted(REPORT, frozenset({"renamed"}))
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_functions_that_are_apart_exist(target: str) -> None:
+    modules = [import_module(name) for name in TARGETS[target].covered]
+    found = set()
+    for name in TARGETS[target].apart:
+        for module in modules:
+            with suppress(AttributeError):
+                attrgetter(name)(module)
+                found.add(name)
+    assert found == TARGETS[target].apart
