@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from kmm_sandbox import machine, namespaces
 
@@ -39,13 +42,15 @@ class Tier:
 
     obstacle: Callable[[], str] = nothing_needed
     wrap: Callable[[Sequence[str]], list[str]] = list
+    shards: int = 1
+    """Into how many processes its files are dealt when all of them run."""
 
 
 TIERS = {
     "unit": Tier(),
     "api": Tier(),
     "fault": Tier(),
-    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside),
+    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside, shards=2),
 }
 
 
@@ -54,12 +59,24 @@ def run(tier: str, extra: list[str]) -> Outcome:
     blocked = TIERS[tier].obstacle()
     if blocked:
         return Outcome(tier=tier, blocked=blocked)
+    print(f"==> {tier}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        junit = Path(scratch) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", str(TESTS / tier), f"--junitxml={junit}", *extra]
-        print(f"==> {tier}", flush=True)
-        command = TIERS[tier].wrap(command)
-        return counted(tier, _exit_code(command), junit)
+        shards = dealt(tier, extra)
+        reports = [Path(scratch) / f"{number}.xml" for number in range(len(shards))]
+        commands = [
+            TIERS[tier].wrap([sys.executable, "-m", "pytest", *shard, f"--junitxml={report}"])
+            for shard, report in zip(shards, reports, strict=True)
+        ]
+        codes = [_exit_code(commands[0])] if len(commands) == 1 else _side_by_side(commands)
+        return together([counted(tier, *each) for each in zip(codes, reports, strict=True)])
+
+
+def dealt(tier: str, extra: Sequence[str]) -> list[list[str]]:
+    """Return pytest's arguments for each process; one process if only some tests were asked for."""
+    shards, files = TIERS[tier].shards, sorted((TESTS / tier).glob("test_*.py"))
+    if extra or shards == 1:
+        return [[str(TESTS / tier), *extra]]
+    return [[str(file) for file in files[number::shards]] for number in range(shards)]
 
 
 def _exit_code(command: Sequence[str]) -> int:
@@ -68,6 +85,54 @@ def _exit_code(command: Sequence[str]) -> int:
     except subprocess.TimeoutExpired:
         print(f"given up after {LIMIT_SECONDS} s", flush=True)
         return 1
+
+
+def _side_by_side(commands: Sequence[Sequence[str]]) -> list[int]:
+    """Run all at once, with a number before each line that they print; return the exit codes."""
+    with ExitStack() as stack:
+        # By this thread: what is leashed ends with the thread that started it.
+        running = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=TESTS.parent,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                )
+            )
+            for command in commands
+        ]
+        for number, each in enumerate(running, start=1):
+            assert each.stdout is not None
+            threading.Thread(target=_pass_on, args=(number, each.stdout), daemon=True).start()
+        return [_ended(each) for each in running]
+
+
+def _pass_on(number: int, lines: IO[str]) -> None:
+    for line in lines:
+        print(f"{number}| {line}", end="", flush=True)
+
+
+def _ended(process: "subprocess.Popen[str]") -> int:
+    try:
+        return process.wait(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"given up after {LIMIT_SECONDS} s", flush=True)
+        process.kill()
+        return 1
+
+
+def together(parts: Sequence[Outcome]) -> Outcome:
+    """Return the counts of all parts of a tier; its exit code is the first that is not 0."""
+    return Outcome(
+        tier=parts[0].tier,
+        passed=sum(part.passed for part in parts),
+        failed=sum(part.failed for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        exit_code=next((part.exit_code for part in parts if part.exit_code), 0),
+    )
 
 
 def counted(tier: str, code: int, junit: Path) -> Outcome:

@@ -1,0 +1,49 @@
+"""How tiers of tests are run and counted."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiers
+from tiers import Outcome
+
+
+def test_every_file_of_a_tier_is_in_one_process() -> None:
+    shards = tiers.dealt("e2e", ())
+    files = sorted(str(file) for file in (tiers.TESTS / "e2e").glob("test_*.py"))
+    assert len(shards) == tiers.TIERS["e2e"].shards > 1
+    assert sorted(file for shard in shards for file in shard) == files
+    assert all(shards)
+
+
+def test_what_is_asked_for_runs_in_one_process() -> None:
+    assert tiers.dealt("e2e", ("-k", "spine")) == [[str(tiers.TESTS / "e2e"), "-k", "spine"]]
+    assert tiers.dealt("unit", ()) == [[str(tiers.TESTS / "unit")]]
+
+
+def test_processes_are_counted_together_and_one_that_fails_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, test in (("a", "assert True"), ("b", "assert False"), ("c", "assert True")):
+        path = tmp_path / f"test_{name}.py"
+        path.write_text(f"def test_{name}():\n    {test}\n")
+    monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
+    monkeypatch.setitem(tiers.TIERS, tmp_path.name, tiers.Tier(shards=2))
+    assert tiers.run(tmp_path.name, []) == Outcome(
+        tier=tmp_path.name, passed=2, failed=1, exit_code=1
+    )
+    printed = capfd.readouterr().out
+    assert "1| " in printed
+    assert "2| " in printed
+
+
+def test_process_that_writes_no_report_fails_its_tier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / f"test_{name}.py").write_text("def test_it():\n    pass\n")
+    died = tiers.Tier(shards=2, wrap=lambda _: [sys.executable, "-c", "raise SystemExit(3)"])
+    monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
+    monkeypatch.setitem(tiers.TIERS, tmp_path.name, died)
+    assert tiers.run(tmp_path.name, []).exit_code == 3
