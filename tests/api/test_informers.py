@@ -187,11 +187,29 @@ async def test_watch_that_is_never_answered_is_given_up(scene: Scene) -> None:
     assert_told_of_all(scene)
 
 
-async def test_server_that_was_down_is_caught_up_with_by_the_watch_alone(scene: Scene) -> None:
+async def test_server_that_was_down_is_listed_once_as_its_etcd_may_have_been_restored(
+    scene: Scene,
+) -> None:
     async with at_rest(scene, "a", "b") as informer:
+        tried = len(scene.clock.pauses)
         await scene.proxy.down()
+        await eventually(
+            lambda: asyncio.sleep(0, len(scene.clock.pauses)),
+            lambda pauses: pauses > tried + 3,
+            what="attempts to reach it",
+        )
         await change_all(scene)
         await scene.proxy.up()
+        await scene.equal(informer)
+    assert scene.lists() == 2
+    assert_told_of_all(scene)
+
+
+async def test_connection_refused_for_a_moment_costs_no_list(scene: Scene) -> None:
+    async with at_rest(scene, "a", "b") as informer:
+        scene.proxy.on(Answer(code=503), "watch", times=1)
+        scene.proxy.cut(NAME)
+        await change_all(scene)
         await scene.equal(informer)
     assert scene.lists() == 1
     assert_told_of_all(scene)

@@ -105,6 +105,13 @@ class Informer(Generic[T]):
             except GoneError as error:
                 self._position = ""
                 await self._pause(error)
+            except UnavailableError as error:
+                if interrupted:
+                    # It was away, as when etcd is restored, and not only the connection: whether
+                    # its history is still ours, versions tell only until they have caught up.
+                    self._position = ""
+                interrupted = True
+                await self._pause(error)
             except KmmError as error:
                 interrupted = True
                 await self._pause(error)
