@@ -4,6 +4,7 @@ import asyncio
 import asyncio.sslproto
 import contextlib
 import logging
+import os
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
 """asyncio waits 30 s for a dead peer to say goodbye."""
 RELOAD_SECONDS = 10.0
-READS = 100
+READS = 30
 """Of files that are replaced again and again while they are read."""
 CERTIFICATE_EXPIRED = 10
 """verify_code of an SSLCertVerificationError: X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -158,23 +159,22 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     kubelet and CSI drivers replace all three at once by one symbolic link, but they are opened
     one after the other: the certificate of one version could meet the key of the next.
     """
-    before = _seen(files)
+    usable: ssl.SSLContext | None = None
     for _ in range(READS):
-        outcome = _tried(protocol, files)
-        after = _seen(files)
-        if after == before:
-            break
-        before = after
-    if isinstance(outcome, TlsFilesError):
-        raise outcome
-    return outcome
-
-
-def _tried(protocol: int, files: TlsFiles) -> ssl.SSLContext | TlsFilesError:
-    try:
-        return _read_once(protocol, files)
-    except TlsFilesError as error:
-        return error
+        before = _seen(files)
+        try:
+            usable = _read_once(protocol, files)
+        except TlsFilesError as error:
+            problem = error
+            if _seen(files) == before:
+                raise
+        else:
+            if _seen(files) == before:
+                return usable
+    if usable is None:
+        raise problem
+    # They never rest. In what could be used, certificate and key are of one version at least.
+    return usable
 
 
 def _read_once(protocol: int, files: TlsFiles) -> ssl.SSLContext:
@@ -207,7 +207,7 @@ def _remedy(error: OSError) -> str:
     return f"{error.strerror or error}; put PEM files there"
 
 
-_Stamp = tuple[tuple[int, int, int], ...]
+_Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def _seen(files: TlsFiles) -> _Stamp | None:
@@ -221,5 +221,11 @@ def _seen(files: TlsFiles) -> _Stamp | None:
 def _stamp(files: TlsFiles) -> _Stamp:
     """Return what changes when a file is written or replaced, also behind a symbolic link."""
     with _named(files.cert, files.key, files.ca):
-        stats = [path.stat() for path in (files.cert, files.key, files.ca)]
-    return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
+        return tuple(_identity(path) for path in (files.cert, files.key, files.ca))
+
+
+def _identity(path: Path) -> tuple[str, int, int, int]:
+    # Where the links lead to as well: a file that is gone may leave its number, and within a tick
+    # of the kernel's clock its time, to its successor.
+    stat = path.stat()
+    return os.path.realpath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
