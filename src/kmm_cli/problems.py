@@ -16,7 +16,7 @@ class Problem:
 
     module: str
     about: str
-    """A condition (Ready, Stalled, DeletionWaits), or "Image"."""
+    """A condition (Ready, Stalled, Paused, DeletionWaits), or "Image"."""
     reason: str
     """The condition's, or the image's state; Unseen where no control plane has looked yet."""
     message: str
@@ -40,6 +40,9 @@ def name_of(module: Mapping[str, Any]) -> str:
 def problems_of(module: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with a Module as the API server gives it."""
     yield from _unreadiness(module)
+    if paused := _conditions(module).get(Condition.PAUSED):
+        # Without the status True it says of an annotation that it was not taken.
+        yield _problem(module, paused)
     waits = _conditions(module).get(Condition.DELETION_WAITS, {})
     if waits.get("status") == "True":
         yield _problem(module, waits)

@@ -137,6 +137,15 @@ class Fleet:
     async def set_label(self, node: SimNode, key: str, value: str | None) -> None:
         await self.edit_node(node, {"metadata": {"labels": {key: value}}})
 
+    async def annotate_node(self, node: SimNode, key: str, value: str | None) -> None:
+        """Set an annotation of a Node; None takes it away."""
+        await self.edit_node(node, {"metadata": {"annotations": {key: value}}})
+
+    async def state_condition(self, node: SimNode, type_: str) -> Object | None:
+        """Return a condition of a node's NodeModulesState."""
+        found = (await self.state(node) or {}).get("status", {}).get("conditions") or ()
+        return next((each for each in found if each["type"] == type_), None)
+
     # Modules.
 
     def push(self, repository: str = "kmod", *, tag: str = "1", content: str = "1") -> str:
@@ -190,6 +199,11 @@ class Fleet:
     async def set_parameters(self, name: str, *parameters: str) -> None:
         container = {"modprobe": {"parameters": list(parameters)}}
         await self.edit(name, {"moduleLoader": {"container": container}})
+
+    async def annotate(self, key: str, value: str | None, *, name: str = "m") -> None:
+        """Set an annotation of a Module; None takes it away."""
+        patch = {"metadata": {"annotations": {key: value}}}
+        await asyncio.to_thread(self.api.merge, f"{self._modules()}/{name}", patch)
 
     async def delete(self, name: str = "m") -> None:
         await asyncio.to_thread(self.api.delete, f"{self._modules()}/{name}")

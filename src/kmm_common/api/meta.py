@@ -73,7 +73,7 @@ class Condition(ApiModel):
     """metav1 Condition."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, Reconciling, Stalled, NotActedOn or DeletionWaits."""
+    """Ready, Reconciling, Stalled, NotActedOn, Paused or DeletionWaits."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     observed_generation: int = 0

@@ -305,7 +305,7 @@ class ModuleStatus(ApiModel):
     observed_generation: int | None = None
     """metadata.generation that this status is about; -1 until the first look."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    """Ready, Reconciling, Stalled, NotActedOn, DeletionWaits."""
+    """Ready, Reconciling, Stalled, NotActedOn, Paused, DeletionWaits."""
     images: Annotated[tuple[ImageStatus, ...], Field(max_length=256)] = ()
     """By kernel."""
     failures: Annotated[tuple[FailureStatus, ...], Field(max_length=16)] = ()

@@ -16,6 +16,8 @@ CONTAINS_MODULES_LABEL = "kmm.node.k8s.io/contains-modules"
 MODULE_FINALIZER = f"{LABEL_DOMAIN}/module-finalizer"
 TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
 """On a Module: how many nodes, or which share (10%), may fail before it is Stalled."""
+PAUSED_ANNOTATION = f"{LABEL_DOMAIN}/paused"
+"""On a Module or a Node, "true": what nodes have of it, or the node has, stays as it is."""
 
 SPEC_HASH_ANNOTATION = f"{LABEL_DOMAIN}/spec-hash"
 """On a NodeModulesState: spec_hash() of what the control plane wrote there."""
@@ -84,6 +86,7 @@ class Condition(StrEnum):
     STALLED = "Stalled"
     NOT_ACTED_ON = "NotActedOn"
     DELETION_WAITS = "DeletionWaits"
+    PAUSED = "Paused"
 
 
 class Event(StrEnum):
@@ -147,6 +150,9 @@ class Reason(StrEnum):
     FEATURE_NOT_AVAILABLE = "FeatureNotAvailable"
     WAITING_FOR_UNLOAD = "WaitingForUnload"
     TOLERATED_FAILURES = "ToleratedFailures"
+    PAUSED = "Paused"
+    NODES_PAUSED = "NodesPaused"
+    INVALID_ANNOTATION = "InvalidAnnotation"
 
     DELETING = "Deleting"
     NO_MODULE_LOADER = "NoModuleLoader"

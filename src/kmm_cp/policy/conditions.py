@@ -1,6 +1,6 @@
 """Conditions of a Module as Kubernetes keeps them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,12 +28,16 @@ def merged_conditions(
     *,
     generation: int,
     now: datetime,
+    ours: Collection[str] = _OURS,
 ) -> list[dict[str, Any]]:
-    """Return status.conditions; those of other writers stay, ours that are not in `new` go."""
+    """Return status.conditions; those of other writers stay, ours that are not in `new` go.
+
+    `ours`: the types that the caller writes.
+    """
     before = {condition["type"]: condition for condition in old}
-    others = [dict(condition) for condition in old if condition["type"] not in _OURS]
-    ours = (_written(condition, before.get(condition.type), generation, now) for condition in new)
-    return [*ours, *others]
+    others = [dict(condition) for condition in old if condition["type"] not in ours]
+    said = (_written(condition, before.get(condition.type), generation, now) for condition in new)
+    return [*said, *others]
 
 
 def _written(

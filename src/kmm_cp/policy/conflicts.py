@@ -36,22 +36,27 @@ def with_conflicts(
     entries: Iterable[DesiredModule],
     created: Mapping[ModuleRef, datetime],
     holders: Collection[ModuleRef],
+    held: Iterable[DesiredModule] = (),
 ) -> tuple[DesiredModule, ...]:
     """Return the entries, ordered, with conflicts_with set in those that have to stand back.
 
     The one that holds() its kernel module wins, else the oldest by creation, namespace, name.
-    Only moduleName counts: what modulesLoadingOrder names besides it may be shared.
+    Only moduleName counts: what modulesLoadingOrder names besides it may be shared. Those that are
+    `held` come out as they are: one keeps its kernel module, or goes on standing back.
     """
 
     def rank(entry: DesiredModule) -> tuple[bool, datetime, ModuleRef]:
         return entry.ref not in holders, created[entry.ref], entry.ref
 
-    winners: dict[str, ModuleRef] = {}
+    held = tuple(held)
+    keepers = (entry for entry in held if not entry.conflicts_with)
+    winners = {name: entry.ref for entry in keepers if (name := kernel_module(entry))}
     ordered = sorted(entries, key=lambda entry: entry.ref)
     for entry in sorted(ordered, key=rank):
         if name := kernel_module(entry):
             winners.setdefault(name, entry.ref)
-    return tuple(_settled(entry, winners) for entry in ordered)
+    settled = (_settled(entry, winners) for entry in ordered)
+    return tuple(sorted((*settled, *held), key=lambda entry: entry.ref))
 
 
 def _settled(entry: DesiredModule, winners: Mapping[str, ModuleRef]) -> DesiredModule:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kmm_common.api.module import Module
-from kmm_common.api.names import Reason
+from kmm_common.api.names import PAUSED_ANNOTATION, Reason
 from kmm_common.clock import from_rfc3339
-from kmm_common.desired import ModuleRef
+from kmm_cp.policy.pause import module_pause, node_pause
 from kmm_cp.policy.truth import Truth, truth_of
 from kmm_cp.policy.values import Node, NodeState
 
@@ -43,7 +43,7 @@ def waits_for(
     """
     given_up = now - timedelta(seconds=disconnected_seconds)
     found = (
-        _wait(module.ref, nodes[state.name], state, live=live(state.name), given_up=given_up)
+        _wait(module, nodes[state.name], state, live=live(state.name), given_up=given_up)
         for state in states
         if state.name in nodes
     )
@@ -51,11 +51,11 @@ def waits_for(
 
 
 def _wait(
-    ref: ModuleRef, node: Node, state: NodeState, *, live: bool, given_up: datetime
+    module: Module, node: Node, state: NodeState, *, live: bool, given_up: datetime
 ) -> Wait | None:
+    ref = module.ref
     if state.entry(ref):
-        message = "its NodeModulesState still has the Module"
-        return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+        return _still_planned(module, node)
     if not live and _out_of_reach(node, state, given_up):
         return None
     report = state.report_of(ref)
@@ -64,6 +64,19 @@ def _wait(
     if report is None and state.accepted:
         return None
     message = f"the daemon says {report.state}" if report else _NOT_ACCEPTED
+    return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
+
+
+def _still_planned(module: Module, node: Node) -> Wait:
+    """A pause is waited for: what it holds is unloaded when it ends."""
+    holders = [
+        *(["the Module"] if module_pause(module).on else []),
+        *(["the Node"] if node_pause(node).on else []),
+    ]
+    if holders:
+        message = f"remove annotation {PAUSED_ANNOTATION} from {' and '.join(holders)}"
+        return Wait(node=node.name, reason=Reason.PAUSED, message=message)
+    message = "its NodeModulesState still has the Module"
     return Wait(node=node.name, reason=Reason.WAITING_FOR_UNLOAD, message=message)
 
 

@@ -16,6 +16,7 @@ from kmm_cp.policy.entry import Entries
 from kmm_cp.policy.failures import failures_of
 from kmm_cp.policy.image_status import images_of
 from kmm_cp.policy.outcome import Outcome, Sight, outcome_of
+from kmm_cp.policy.pause import module_paused
 from kmm_cp.policy.tolerance import tolerance
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.policy.verdict import conditions_of, verdict_on
@@ -90,6 +91,8 @@ def _conditions(
     yield from conditions_of(verdict)
     if condition := not_acted_on(module):
         yield condition
+    if paused := module_paused(module):
+        yield paused
     if module.deleting and waits:
         yield _deletion_waits(waits)
 

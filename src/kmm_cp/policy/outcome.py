@@ -10,6 +10,7 @@ from kmm_common.desired import DesiredModule, ModuleRef, ModuleState, ReportedMo
 from kmm_common.errors import TerminalError
 from kmm_cp.policy.eligibility import Held, NotEligible, eligibility
 from kmm_cp.policy.entry import Entries
+from kmm_cp.policy.pause import module_pause, node_pause
 from kmm_cp.policy.truth import Truth, is_loaded, truth_of
 from kmm_cp.policy.values import Node, NodeState
 
@@ -27,12 +28,14 @@ _NOT_TARGETED = frozenset(
 
 
 class Kind(Enum):
-    """How far a Module is on a node; only the first four are nodes that it should be on."""
+    """How far a Module is on a node; the last four are not nodes that it should be on."""
 
     LOADED = "loaded as its spec says"
     FAILED = "failed for good"
     COMING = "on its way, or failed with retries left"
     AWAY = "not loaded, and the node is not ready"
+    PAUSED = "not as its spec says, because the Module is paused"
+    ON_PAUSED_NODE = "not as its spec says, because the node is paused"
 
     INVALID = "its spec does not work out for the node's kernel"
     HELD = "another version is ordered"
@@ -92,6 +95,27 @@ class Sight:
 
 def outcome_of(module: Module, entries: Entries, sight: Sight, now: datetime) -> Outcome:
     """Say what became of a Module on a node; `entries` are the Module's."""
+    outcome = _unpaused(module, entries, sight, now)
+    by = _pauser(module, sight.node)
+    if by is None or not _held_back(outcome, sight.planned(module.ref)):
+        return outcome
+    return replace(outcome, kind=by, reason="", note="" if outcome.wanted else "to be unloaded")
+
+
+def _pauser(module: Module, node: Node) -> Kind | None:
+    if module_pause(module).on:
+        return Kind.PAUSED
+    return Kind.ON_PAUSED_NODE if node_pause(node).on else None
+
+
+def _held_back(outcome: Outcome, planned: DesiredModule | None) -> bool:
+    """Tell whether there would be another plan without a pause."""
+    if outcome.kind in (Kind.OUT, Kind.UNMAPPED):
+        return outcome.planned
+    return outcome.kind is Kind.COMING and not (outcome.wanted and _says(planned, outcome.wanted))
+
+
+def _unpaused(module: Module, entries: Entries, sight: Sight, now: datetime) -> Outcome:
     outcome = Outcome(
         node=sight.node.name,
         kernel=sight.node.kernel_version,

@@ -11,6 +11,7 @@ from kmm_cp.policy.conflicts import holds, with_conflicts
 from kmm_cp.policy.digests import Digests, Pending, pinned_digest
 from kmm_cp.policy.eligibility import Eligible, Held, NotEligible, eligibility, on_node
 from kmm_cp.policy.entry import entry_for, with_digest
+from kmm_cp.policy.pause import module_pause, node_pause
 from kmm_cp.policy.truth import Truth, truth_of
 from kmm_cp.policy.values import Node, NodeState
 
@@ -35,6 +36,8 @@ class _Decision:
     entry: DesiredModule | None = None
     undecided: bool = False
     """The entry cannot be made now, and leaving it out would unload."""
+    paused: bool = False
+    """The entry is not to be changed at all."""
     until: datetime | None = None
 
 
@@ -52,11 +55,14 @@ def plan_node(
     ordered) keeps the entry that it has. Without a NodeModulesState there is none to keep: if
     such a Module may be on the node, nothing is planned, since a first spec without it unloads.
     The same goes for a NodeModulesState that somebody edited: nothing in its spec is kept. An
-    `unreadable` Module, of which nothing at all can be said, keeps its entry too.
+    `unreadable` Module, of which nothing at all can be said, keeps its entry too. So does one
+    that is paused; on a node that is paused all that was written stays.
     """
     if not node.kernel_version:
         return NodePlan(modules=None)
     unwritten = state is None or not state.intact
+    if node_pause(node).on:
+        return NodePlan(modules=None if state is None or unwritten else state.modules)
     if state is not None and not state.intact:
         state = replace(state, modules=())
     readable = (module for module in modules if module.ref not in unreadable)
@@ -86,8 +92,9 @@ def _entries(
         # Nobody knows how old it is: it wins or stands back as it did.
         **{entry.ref: _UNBORN if entry.conflicts_with else _OLDEST for entry in blind},
     }
-    wanted = (*(decision.entry for decision in decisions if decision.entry), *blind)
-    return with_conflicts(wanted, created, _holders(wanted, node, state))
+    held = [d.entry for d in decisions if d.entry and d.paused]
+    wanted = (*(d.entry for d in decisions if d.entry and not d.paused), *blind)
+    return with_conflicts(wanted, created, _holders(wanted, node, state), held)
 
 
 def _holders(
@@ -106,6 +113,8 @@ def _holders(
 def _decision(
     module: Module, node: Node, state: NodeState | None, digests: Digests, now: datetime
 ) -> _Decision:
+    if module_pause(module).on:
+        return replace(_kept(module, node, state, None), paused=True)
     verdict = eligibility(module, node, state, now)
     if isinstance(verdict, NotEligible):
         return _Decision(module=module)

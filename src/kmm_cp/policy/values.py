@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from kmm_common.api.names import SPEC_HASH_ANNOTATION
+from kmm_common.api.names import PAUSED_ANNOTATION, SPEC_HASH_ANNOTATION
 from kmm_common.api.nodemodulesstate import (
     DaemonStatus,
     NodeStatus,
@@ -46,6 +46,8 @@ class Node:
     ready: bool = False
     """The kubelet's condition Ready is True."""
     deleting: bool = False
+    paused: str | None = None
+    """Value of its annotation PAUSED_ANNOTATION."""
 
     @classmethod
     def from_object(cls, node: Mapping[str, Any]) -> "Node":
@@ -65,6 +67,7 @@ class Node:
             unschedulable=bool(spec.get("unschedulable")),
             ready=_is_ready(status.get("conditions") or ()),
             deleting="deletionTimestamp" in metadata,
+            paused=(metadata.get("annotations") or {}).get(PAUSED_ANNOTATION),
         )
 
     def with_taints_timed(self, before: "Node | None", now: datetime) -> "Node":

@@ -15,7 +15,14 @@ _NAMED = 3
 """Nodes that a message names of each kind."""
 _NOTE = 200
 """Characters of a node's own message in a Module's."""
-_TARGETS = (Kind.LOADED, Kind.FAILED, Kind.COMING, Kind.AWAY)
+_TARGETS = (
+    Kind.LOADED,
+    Kind.FAILED,
+    Kind.COMING,
+    Kind.AWAY,
+    Kind.PAUSED,
+    Kind.ON_PAUSED_NODE,
+)
 
 _ByKind = Mapping[Kind, Sequence[Outcome]]
 
@@ -98,10 +105,18 @@ def _on_nodes(by_kind: _ByKind, tolerated: Tolerance) -> Verdict:
         return Verdict(stalled=True, reason=Reason.NODES_FAILED, message=message)
     if by_kind[Kind.COMING]:
         return Verdict(reason=Reason.PROGRESSING, message=message)
+    if by_kind[Kind.PAUSED]:
+        return Verdict(reason=Reason.PAUSED, message=message)
     if by_kind[Kind.FAILED]:
         return Verdict(ready=True, reason=Reason.TOLERATED_FAILURES, message=message)
-    reason = Reason.NODES_NOT_READY if by_kind[Kind.AWAY] else Reason.READY
-    return Verdict(ready=True, reason=reason, message=message)
+    return Verdict(ready=True, reason=_ready_reason(by_kind), message=message)
+
+
+def _ready_reason(by_kind: _ByKind) -> Reason:
+    """Nodes that are away, or held by hand, are told of and not waited for."""
+    if by_kind[Kind.ON_PAUSED_NODE]:
+        return Reason.NODES_PAUSED
+    return Reason.NODES_NOT_READY if by_kind[Kind.AWAY] else Reason.READY
 
 
 def _told(head: str, by_kind: _ByKind) -> str:
@@ -114,6 +129,8 @@ def _told(head: str, by_kind: _ByKind) -> str:
         (f"{failed} failed", by_kind[Kind.FAILED]),
         ("waiting for", by_kind[Kind.COMING]),
         ("not ready", by_kind[Kind.AWAY]),
+        ("held back by the pause of the Module on", by_kind[Kind.PAUSED]),
+        ("held back by the pause of nodes", by_kind[Kind.ON_PAUSED_NODE]),
         ("another version is ordered on", by_kind[Kind.HELD]),
         ("no kernel mapping for", by_kind[Kind.UNMAPPED]),
         ("kept out of", [each for each in by_kind[Kind.OUT] if each.reason]),

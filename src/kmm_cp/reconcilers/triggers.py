@@ -28,6 +28,7 @@ class Triggers:
     node_queue: Queue[str]
     label_queue: Queue[str]
     connection_queue: Queue[str]
+    pause_queue: Queue[str]
     module_queue: Queue[str]
     status_queue: Queue[str]
     namespace_queue: Queue[str]
@@ -52,13 +53,14 @@ class Triggers:
         priority = _priority(change)
         self.node_queue.add(change.key, priority)
         self.label_queue.add(change.key, priority)
+        self.pause_queue.add(change.key, priority)
         for key in self.modules:
             self._module_may_have_changed(key, priority)
 
     def state_changed(self, change: Change[NodeState]) -> None:
         """Heal an edited spec, label what is reported, count it for the Modules."""
         priority = _priority(change)
-        for queue in (self.node_queue, self.label_queue, self.connection_queue):
+        for queue in (self.node_queue, self.label_queue, self.connection_queue, self.pause_queue):
             queue.add(change.key, priority)
         refs = {str(ref) for ref in _refs(change.old) | _refs(change.new)}
         if _accepts(change):

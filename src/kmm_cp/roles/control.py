@@ -22,6 +22,7 @@ from kmm_cp.reconcilers.module import ModuleReconciler
 from kmm_cp.reconcilers.module_status import ModuleStatusReconciler
 from kmm_cp.reconcilers.namespace import NamespaceReconciler
 from kmm_cp.reconcilers.node import NodeReconciler
+from kmm_cp.reconcilers.pause import PauseReconciler
 from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.reconcilers.triggers import Triggers
 from kmm_cp.roles.adapters import SecretReader
@@ -129,6 +130,7 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
         "connection": ConnectionReconciler(
             **shared, states=caches.states.store, live=parts.live
         ).reconcile,
+        "pause": PauseReconciler(**shared, **views).reconcile,
         "module": ModuleReconciler(
             **shared,
             **views,
@@ -168,6 +170,7 @@ def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Tri
         node_queue=controllers["node"].queue,
         label_queue=controllers["label"].queue,
         connection_queue=controllers["connection"].queue,
+        pause_queue=controllers["pause"].queue,
         module_queue=controllers["module"].queue,
         status_queue=controllers["module-status"].queue,
         namespace_queue=controllers["namespace"].queue,

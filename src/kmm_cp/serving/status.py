@@ -99,6 +99,7 @@ class StatusWriter:
         record = self._records.get(node)
         if record is None or record.closed or record.uid != uid:
             return
+        record.see(status)
         if record.differs(status):
             record.reclaim = True
             self._touch(record)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from kmm_common.api import names
 from kmm_common.api.codec import to_json
 from kmm_common.api.nodemodulesstate import (
     UNOBSERVED,
@@ -49,12 +50,13 @@ def content(session: Session, report: Report, *, uid: str, desired: int) -> Json
 
 
 def content_of(status: NodeStatus) -> Json:
-    """Return a status without its daemon part and the times of its conditions.
+    """Return what daemons say of a status: no daemon part, no times of its conditions.
 
-    When a condition changed last depends on what was written before.
+    When a condition changed last depends on what was written before. Paused is the leader's.
     """
     written = status_to_json(status)
     del written["daemon"]
+    written["conditions"] = [each for each in written["conditions"] if not _is_leaders(each)]
     for condition in written["conditions"]:
         condition.pop(_SINCE, None)
     return written
@@ -82,12 +84,29 @@ def _condition(condition: Condition, generation: int) -> Json:
 def timed(
     conditions: Iterable[Json], before: Iterable[Mapping[str, Any]], now: datetime
 ) -> list[Json]:
-    """Return conditions with the time of the last change of their status."""
+    """Return conditions with the time of the last change of their status, and the leader's.
+
+    `before`: all that were there.
+    """
+    before = list(before)
     since = {(each["type"], each["status"]): each[_SINCE] for each in before}
-    return [
+    ours = [
         {**each, _SINCE: since.get((each["type"], each["status"]), rfc3339(now))}
         for each in conditions
     ]
+    return with_leaders(ours, before)
+
+
+def with_leaders(
+    ours: Iterable[Mapping[str, Any]], seen: Iterable[Mapping[str, Any]]
+) -> list[Json]:
+    """Return conditions of this writer with those of the leader, as they were seen."""
+    own = [dict(each) for each in ours if not _is_leaders(each)]
+    return [*own, *(dict(each) for each in seen if _is_leaders(each))]
+
+
+def _is_leaders(condition: Mapping[str, Any]) -> bool:
+    return bool(condition.get("type") == names.Condition.PAUSED)
 
 
 def passing(written: Json, wanted: Json) -> bool:

@@ -15,6 +15,7 @@ from kmm_cp.serving.status_patch import (
     content_of,
     persisted_content,
     timed,
+    with_leaders,
 )
 from kmm_cp.serving.values import Report
 
@@ -114,6 +115,10 @@ class Record:
         if daemon.sequence != self.sequence:
             return daemon.sequence > self.newest.sequence
         return content_of(status) != self.written
+
+    def see(self, status: NodeStatus) -> None:
+        """Note what the leader says in the same list of conditions."""
+        self.conditions = with_leaders(self.conditions, status.conditions)
 
     def is_of_another(self, raw: RawStatus) -> bool:
         """Tell whether another daemon speaks for the node."""

@@ -95,9 +95,23 @@ def test_only_some_nodes_without_a_session_are_named() -> None:
             ["Deleting (Ready)", "WaitingForUnload (DeletionWaits)"],
         ),
         ([READY, condition("Stalled", "Ready", status="False")], []),
+        ([READY, condition("Paused", "Paused")], ["Paused (Paused)"]),
+        (
+            [READY, condition("Paused", "InvalidAnnotation", status="False")],
+            ["InvalidAnnotation (Paused)"],
+        ),
         ([condition("Theirs", "x")], ["Unseen (Ready)"]),
     ],
-    ids=["ready", "not ready", "stalled", "deletion waits", "not stalled", "unseen"],
+    ids=[
+        "ready",
+        "not ready",
+        "stalled",
+        "deletion waits",
+        "not stalled",
+        "paused",
+        "wrong pause",
+        "unseen",
+    ],
 )
 def test_what_a_module_says_of_itself_is_told(
     conditions: list[dict[str, Any]], told: list[str]

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from kmm_common.api.names import PAUSED_ANNOTATION
 from kmm_common.clock import rfc3339
 from kmm_common.desired import ModuleFailure, ModuleState
 from kmm_cp.policy.deletion import Wait, waits_for
@@ -21,9 +22,10 @@ IN_USE = loaded(
 NODES = (node(),)
 
 
-def waited(*states, nodes=NODES, live=()):
+def waited(*states, nodes=NODES, live=(), annotations=None):
+    deleted = {"deletionTimestamp": "2026-01-01T00:00:00Z", "annotations": annotations or {}}
     return waits_for(
-        module(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        module(metadata=deleted),
         {each.name: each for each in nodes},
         states,
         live=lambda name: name in live,
@@ -34,6 +36,26 @@ def waited(*states, nodes=NODES, live=()):
 
 def ago(seconds):
     return rfc3339(NOW - timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "paused", "holders"),
+    [
+        ({PAUSED_ANNOTATION: "true"}, None, "the Module"),
+        ({}, "true", "the Node"),
+        ({PAUSED_ANNOTATION: "true"}, "true", "the Module and the Node"),
+    ],
+)
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_pause_is_waited_for_and_who_has_it_is_named(annotations, paused, holders, connected):
+    nms = state(entry(), connected=connected, since=ago(3600))
+    found = waited(nms, nodes=(node(paused=paused),), annotations=annotations)
+    message = f"remove annotation {PAUSED_ANNOTATION} from {holders}"
+    assert found == (Wait(node="node-1", reason="Paused", message=message),)
+
+
+def test_a_pause_that_holds_nothing_is_not_waited_for():
+    assert waited(state(), annotations={PAUSED_ANNOTATION: "true"}) == ()
 
 
 def test_nothing_is_waited_for_once_every_node_has_unloaded():

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from kmm_common.api.module import ModuleStatus
-from kmm_common.api.names import TOLERATED_FAILURES_ANNOTATION
+from kmm_common.api.names import PAUSED_ANNOTATION, TOLERATED_FAILURES_ANNOTATION
 from kmm_common.clock import rfc3339
 from kmm_common.desired import ModuleState
 from kmm_cp.policy.module_status import Rules, module_status
@@ -206,3 +206,17 @@ def test_what_is_planned_and_loaded_is_ready():
     plan = plan_node(on, [kmod], None, pinned, NOW)
     nms = state(*plan.modules, reports=tuple(map(loaded, plan.modules)))
     assert conditions(status(kmod, nodes=[on], states=[nms]))["Ready"]["status"] == "True"
+
+
+def test_a_paused_module_says_so_and_is_ready_where_nothing_is_held_back():
+    paused = {"annotations": {PAUSED_ANNOTATION: "true"}}
+    found = conditions(status(module(metadata=paused)))
+    assert (found["Paused"]["status"], found["Paused"]["reason"]) == ("True", "Paused")
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("True", "Ready")
+    changed = module(metadata=paused, modprobe={"parameters": ["speed=2"]})
+    found = conditions(status(changed))
+    assert (found["Ready"]["status"], found["Reconciling"]["status"]) == ("False", "True")
+    assert found["Ready"]["message"] == (
+        "loaded on 0 of 1 nodes; held back by the pause of the Module on: node-1"
+    )
+    assert "Paused" not in conditions(status())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from kmm_common.api.names import PAUSED_ANNOTATION
 from kmm_common.desired import ModuleFailure, ModuleState
 from kmm_cp.policy.entry import Entries
 from kmm_cp.policy.outcome import Kind, Sight, outcome_of
@@ -178,3 +179,37 @@ def test_counters_follow_the_plan_of_the_node():
 def test_an_outcome_names_node_and_kernel():
     found = outcome(on=node("n", boot_id=BOOT))
     assert (found.node, found.kernel) == ("n", KERNEL)
+
+
+LOADED = state(WANTED, reports=(loaded(WANTED),))
+CHANGED = {"modprobe": {"parameters": ["speed=2"]}}
+ELSEWHERE = {"spec": {"selector": {"a": "b"}}}
+UNMAPPED = {"mappings": [{"literal": "5.4.0"}]}
+
+
+@pytest.mark.parametrize(
+    ("wish", "nms", "ready", "held", "kind"),
+    [
+        ({}, LOADED, True, False, Kind.LOADED),
+        ({}, state(WANTED), True, False, Kind.COMING),
+        ({}, state(WANTED, reports=(failed(WANTED),)), True, False, Kind.FAILED),
+        ({}, state(), True, True, Kind.COMING),
+        ({}, None, True, True, Kind.COMING),
+        (CHANGED, LOADED, True, True, Kind.COMING),
+        (CHANGED, LOADED, False, False, Kind.AWAY),
+        (ELSEWHERE, LOADED, True, True, Kind.OUT),
+        (ELSEWHERE, state(), True, False, Kind.OUT),
+        (UNMAPPED, LOADED, True, True, Kind.UNMAPPED),
+        (UNMAPPED, state(), True, False, Kind.UNMAPPED),
+    ],
+)
+def test_a_pause_is_told_where_it_holds_something_back(wish, nms, ready, held, kind):
+    annotated = {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}}
+    on = node(ready=ready)
+    assert outcome(nms, kmod=module(**wish), on=on).kind is kind
+    paused = outcome(nms, kmod=module(**wish, **annotated), on=on)
+    assert paused.kind is (Kind.PAUSED if held else kind)
+    on_paused = outcome(nms, kmod=module(**wish), on=replace(on, paused="true"))
+    assert on_paused.kind is (Kind.ON_PAUSED_NODE if held else kind)
+    goes = held and wish in (ELSEWHERE, UNMAPPED)
+    assert ("to be unloaded" in (paused.note, on_paused.note)) is goes

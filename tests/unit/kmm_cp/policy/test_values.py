@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kmm_common.api.names import SPEC_HASH_ANNOTATION
+from kmm_common.api.names import PAUSED_ANNOTATION, SPEC_HASH_ANNOTATION
 from kmm_common.api.nodemodulesstate import NodeStatus, spec_hash, spec_to_json, status_to_json
 from kmm_common.desired import ModuleRef
 from kmm_cp.policy.values import Node, NodeState, Taint
@@ -17,6 +17,7 @@ NODE = {
         "uid": "u",
         "resourceVersion": "7",
         "labels": {"a": "b"},
+        "annotations": {"volumes": "in use", PAUSED_ANNOTATION: "true"},
         "deletionTimestamp": "2026-01-01T00:00:00Z",
     },
     "spec": {
@@ -54,6 +55,7 @@ def test_a_node_is_decoded():
         unschedulable=True,
         ready=True,
         deleting=True,
+        paused="true",
     )
 
 

@@ -25,6 +25,7 @@ def judged(*kinds, tolerated=NONE, note="", kmod=None):
 
 
 L, F, C, A = Kind.LOADED, Kind.FAILED, Kind.COMING, Kind.AWAY
+P, N = Kind.PAUSED, Kind.ON_PAUSED_NODE
 ONE, HALF = Tolerance(number=1), Tolerance(number=50, percent=True)
 
 
@@ -38,6 +39,14 @@ ONE, HALF = Tolerance(number=1), Tolerance(number=50, percent=True)
         ([L, A], NONE, READY, "NodesNotReady"),
         ([A], NONE, READY, "NodesNotReady"),
         ([A, C], NONE, COMING, "Progressing"),
+        ([L, P], NONE, COMING, "Paused"),
+        ([P, C], NONE, COMING, "Progressing"),
+        ([P, F], NONE, STUCK, "NodesFailed"),
+        ([P, F], ONE, COMING, "Paused"),
+        ([L, N], NONE, READY, "NodesPaused"),
+        ([N], NONE, READY, "NodesPaused"),
+        ([N, A], NONE, READY, "NodesPaused"),
+        ([N, C], NONE, COMING, "Progressing"),
         ([F], NONE, STUCK, "NodesFailed"),
         ([L, F], NONE, STUCK, "NodesFailed"),
         ([F, C], NONE, STUCK, "NodesFailed"),

@@ -39,7 +39,7 @@ class World:
     """Two nodes, a and b, of which a has the label gpu."""
 
     def __init__(self, *modules: Module, states: tuple[NodeState, ...] = ()) -> None:
-        queues = ("node", "label", "connection", "module", "status", "namespace")
+        queues = ("node", "label", "connection", "pause", "module", "status", "namespace")
         self.queues = {name: Keys() for name in queues}
         self.triggers = Triggers(
             modules={str(each.ref): each for each in modules},
@@ -114,15 +114,16 @@ def test_status_of_a_module_is_written_after_a_pause_only() -> None:
         (node("a"), node("a", labels=GPU), True),
         (node("a"), node("a", kernel_version="6.2"), True),
         (node("a"), node("a", ready=False), True),
+        (node("a"), node("a", paused="true"), True),
     ],
-    ids=["new", "gone", "heartbeat", "labelled", "new kernel", "not ready"],
+    ids=["new", "gone", "heartbeat", "labelled", "new kernel", "not ready", "paused"],
 )
 def test_node_is_planned_and_labelled_unless_it_is_a_heartbeat(
     old: Node | None, new: Node | None, expected: bool
 ) -> None:
     world = World(module())
     world.triggers.node_changed(change("a", old, new))
-    every = {"node": {"a"}, "label": {"a"}, "status": {KEY}}
+    every = {"node": {"a"}, "label": {"a"}, "pause": {"a"}, "status": {KEY}}
     assert world.set_off() == (every if expected else {})
 
 
@@ -140,6 +141,7 @@ def test_state_heals_labels_and_counts() -> None:
         "node": {"a"},
         "label": {"a"},
         "connection": {"a"},
+        "pause": {"a"},
         "status": {KEY},
     }
 

@@ -113,7 +113,7 @@ async def test_state_that_somebody_edited_is_planned_anew_and_never_pushed(
 
 async def test_node_is_planned_and_labelled(replica: Replica) -> None:
     replica.caches.nodes.observe(node_object(1))
-    assert replica.queued() == {"node", "label"}
+    assert replica.queued() == {"node", "label", "pause"}
 
 
 async def test_session_that_begins_sets_its_node_off_once(replica: Replica) -> None:

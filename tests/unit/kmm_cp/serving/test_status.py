@@ -618,6 +618,37 @@ def conditions_of(api: Api) -> dict[str, Json]:
     return {each["type"]: dict(each) for each in api.status("a")["conditions"]}
 
 
+PAUSED: Json = {"type": "Paused", "status": "True", "reason": "Paused", "message": "by hand"}
+
+
+@pytest.mark.parametrize("when", ["before the claim", "later"])
+async def test_what_the_leader_says_among_the_conditions_stays_until_it_takes_it_back(
+    api: Api, clock: VirtualClock, writer: StatusWriter, when: str
+) -> None:
+    session = session_of(report=said(1, LOADED))
+    paused = {**PAUSED, SINCE: "2026-01-01T00:00:00Z"}
+    if when == "before the claim":
+        api.status("a")["conditions"] = [paused]
+    await claimed(writer, session)
+    if when == "later":
+        api.status("a")["conditions"].append(paused)
+        writer.observed("a", "nms-1", seen_of(api))
+        await rest()
+        assert len(api.writes) == 1, "it is nothing to put right"
+    failed = replace(LOADED, state=ModuleState.FAILED, error=ModuleFailure(reason="X", message=""))
+    writer.report(session, said(2, failed))
+    await rest()
+    found = conditions_of(api)
+    assert (found["Stalled"]["status"], found["Paused"]) == ("True", paused)
+    api.status("a")["conditions"] = [
+        each for each in api.status("a")["conditions"] if each["type"] != "Paused"
+    ]
+    writer.observed("a", "nms-1", seen_of(api))
+    writer.report(session, said(3, LOADED))
+    await rest()
+    assert conditions_of(api).keys() == {"Ready", "Reconciling", "Stalled"}
+
+
 async def test_last_word_of_a_session_is_written_after_its_end(
     api: Api, clock: VirtualClock, writer: StatusWriter
 ) -> None:
