@@ -96,6 +96,8 @@ class DesiredModule:
     """namespace/name of the Module that owns the same kernel module on this node."""
     version: str = ""
     """spec.moduleLoader.container.version of the Module."""
+    retry: str = ""
+    """Another one than before ends what a failure holds off; it reaches no kernel."""
 
     @property
     def ref(self) -> ModuleRef:

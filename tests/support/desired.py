@@ -47,6 +47,7 @@ DESIRED = st.builds(
     config_hash=TEXT,
     conflicts_with=TEXT,
     version=TEXT,
+    retry=TEXT,
 )
 
 FAILURES = st.builds(

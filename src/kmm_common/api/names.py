@@ -18,6 +18,8 @@ TOLERATED_FAILURES_ANNOTATION = f"{LABEL_DOMAIN}/tolerated-failures"
 """On a Module: how many nodes, or which share (10%), may fail before it is Stalled."""
 PAUSED_ANNOTATION = f"{LABEL_DOMAIN}/paused"
 """On a Module or a Node, "true": what nodes have of it, or the node has, stays as it is."""
+RETRY_ANNOTATION = f"{LABEL_DOMAIN}/retry"
+"""On a Module: when its value changes, every node that failed tries again at once."""
 
 SPEC_HASH_ANNOTATION = f"{LABEL_DOMAIN}/spec-hash"
 """On a NodeModulesState: spec_hash() of what the control plane wrote there."""

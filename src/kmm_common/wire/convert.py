@@ -62,6 +62,7 @@ def desired_to_message(module: DesiredModule) -> pb.DesiredModule:
         config_hash=module.config_hash,
         conflicts_with=module.conflicts_with,
         version=module.version,
+        retry=module.retry,
     )
 
 
@@ -88,6 +89,7 @@ def desired_from_message(message: pb.DesiredModule) -> DesiredModule:
         config_hash=message.config_hash,
         conflicts_with=message.conflicts_with,
         version=message.version,
+        retry=message.retry,
     )
 
 

@@ -90,7 +90,8 @@ class Pins:
     def __call__(self, entry: DesiredModule) -> Resolution:
         """Return what is known of an entry's image; Pending until the registry has answered.
 
-        Another way to the image that was not found out, by secret or TLS, is tried at once.
+        Another way to the image that was not found out, by secret or TLS, is tried at once, and so
+        is the same one if somebody asks for a retry.
         """
         key = image_key(entry)
         row = self._rows.pop(key, None)
@@ -182,13 +183,14 @@ class Pins:
 
 
 def _leads_elsewhere(row: _Row, entry: DesiredModule) -> bool:
-    """Tell whether an entry asks for the image that a row has not found in another way."""
+    """Tell whether an entry asks for the image that a row has not found in another way, or anew."""
     if row.entry is None or isinstance(row.resolution, Pinned):
         return False
-    return (row.entry.pull_secret, row.entry.registry_tls) != (
-        entry.pull_secret,
-        entry.registry_tls,
-    )
+    return _way(row.entry) != _way(entry)
+
+
+def _way(entry: DesiredModule) -> tuple[str, RegistryTLS, str]:
+    return entry.pull_secret, entry.registry_tls, entry.retry
 
 
 def _reason(error: KmmError) -> str:

@@ -1,10 +1,11 @@
 """What a Module means on one kernel: the entry of NodeModulesState.spec.modules."""
 
+import hashlib
 from dataclasses import replace
 
 from kmm_common.api.module import ModprobeArgs as ArgsSpec
 from kmm_common.api.module import Module, ModuleLoaderContainer
-from kmm_common.api.names import Reason
+from kmm_common.api.names import RETRY_ANNOTATION, Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, config_hash
 from kmm_common.errors import TerminalError
 from kmm_common.oci.errors import InvalidReferenceError
@@ -15,6 +16,7 @@ from kmm_cp.policy.merge import Merged, merged
 from kmm_cp.policy.templates import substituted
 
 DEFAULT_PULL_POLICY = "IfNotPresent"
+_TOKEN_LENGTH = 16
 
 
 def entry_for(module: Module, match: Match, kernel_version: str) -> DesiredModule:
@@ -35,6 +37,7 @@ def entry_for(module: Module, match: Match, kernel_version: str) -> DesiredModul
         in_tree_modules_to_remove=found.in_tree_modules_to_remove,
         modprobe=_modprobe(container),
         version=container.version,
+        retry=_retry(module),
     )
 
 
@@ -74,6 +77,12 @@ def _image(module: Module, found: Merged, kernel_version: str) -> str:
         message = f"{found.image_field}: for kernel {kernel_version}: {error}"
         raise TerminalError(message, reason=Reason.INVALID_TEMPLATE) from error
     return image
+
+
+def _retry(module: Module) -> str:
+    """Return a token of the annotation, whose value may be of any length."""
+    value = module.metadata.annotations.get(RETRY_ANNOTATION)
+    return "" if value is None else hashlib.sha256(value.encode()).hexdigest()[:_TOKEN_LENGTH]
 
 
 def _modprobe(container: ModuleLoaderContainer) -> Modprobe:

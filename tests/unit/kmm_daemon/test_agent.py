@@ -136,6 +136,25 @@ async def test_final_failure_waits_for_another_entry(node: Node) -> None:
     assert node.kernel.parameters["m"] == ("good=1",)
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["backing off", "failed for good"])
+async def test_another_retry_token_is_an_attempt_at_once_and_no_reload_of_what_is_loaded(
+    node: Node, *, again: bool
+) -> None:
+    broken = failure(Reason.DEVICE_ERROR, retry=again)
+    node.kernel.failing[ref()] = deque([broken, broken])
+    await node.want(desired(), desired("fine"))
+    await node.want(desired(), desired("fine"))
+    assert node.kernel.loads(ref()) == 1
+    for token, loads in (("1", 2), ("2", 3)):
+        await node.want(desired(retry=token), desired("fine", retry=token))
+        assert node.kernel.loads(ref()) == loads
+    said = node.said()
+    assert said is not None
+    assert (said.state, said.error) == (ModuleState.LOADED, None)
+    assert node.agent.reports.latest.observed_generation == 4
+    assert (node.kernel.loads(ref("fine")), node.kernel.unloads(ref("fine"))) == (1, 0)
+
+
 async def test_every_failure_says_for_itself_whether_it_is_tried_again(node: Node) -> None:
     node.kernel.failing[ref()] = deque([failure(Reason.UNKNOWN_SYMBOL, retry=False)])
     node.kernel.failing[ref("other")] = deque([failure(Reason.DEVICE_ERROR)])

@@ -177,8 +177,8 @@ ROBOT = {".dockercfg": b'{"r.example": {"username": "robot"}}'}
 
 @pytest.mark.parametrize(
     "changes",
-    [{"pull_secret": "other"}, {"registry_tls": RegistryTLS(insecure=True)}],
-    ids=["secret", "TLS"],
+    [{"pull_secret": "other"}, {"registry_tls": RegistryTLS(insecure=True)}, {"retry": "2"}],
+    ids=["secret", "TLS", "retry"],
 )
 async def test_another_way_to_an_image_is_tried_at_once(world, changes):
     entry = replace(ENTRY, pull_secret="missing")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kmm_common.api.names import RETRY_ANNOTATION
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, RegistryTLS, config_hash
 from kmm_common.errors import TerminalError
 from kmm_cp.policy.entry import Entries, entry_for, with_digest
@@ -131,3 +132,15 @@ def test_entries_give_the_error_of_a_kernel_as_a_value():
     kmod = imaged("${")
     error = Entries(kmod).at(mapping_for(kmod, KERNEL), KERNEL)
     assert isinstance(error, TerminalError)
+
+
+@pytest.mark.parametrize("value", ["", "2026-01-01T00:00:00Z", "x" * 10_000])
+def test_a_retry_changes_the_entry_and_nothing_that_reaches_the_kernel(value):
+    before = with_digest(made(module()), DIGEST)
+    asked = module(metadata={"annotations": {RETRY_ANNOTATION: value}})
+    after = with_digest(made(asked), DIGEST)
+    assert before.retry == ""
+    assert len(after.retry) == 16
+    assert after.config_hash == before.config_hash
+    again = module(metadata={"annotations": {RETRY_ANNOTATION: f"{value}2"}})
+    assert made(again).retry not in ("", after.retry)

@@ -140,6 +140,11 @@ class DesiredModule(betterproto2.Message):
 
     version: "str" = betterproto2.field(14, betterproto2.TYPE_STRING)
 
+    retry: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
+    """
+    Another one than before ends what a failure holds off; what is loaded is not loaded anew for it.
+    """
+
 
 default_message_pool.register_message("kmm.v1", "DesiredModule", DesiredModule)
 
