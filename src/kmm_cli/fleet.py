@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kmm_cli.problems import Problem, Unmatched, name_of, problems_of, unmatched
+from kmm_cli.problems import Problem, Unmatched, is_paused, name_of, problems_of, unmatched
 from kmm_common.api.nodemodulesstate import NodeStatus, readable_status, spec_from_json
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, ReportedModule
 
@@ -52,6 +52,8 @@ class Fleet:
     connected: int
     disconnected: tuple[str, ...]
     """The nodes whose daemon has no session."""
+    paused: tuple[str, ...]
+    """The nodes that are held by hand."""
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
     warnings: tuple[Warned, ...]
@@ -66,9 +68,12 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
     failures: list[Failure] = []
     warnings: list[Warned] = []
     connected: dict[str, bool] = {}
+    paused: list[str] = []
     for state in states:
         node, status = state["metadata"]["name"], state.get("status") or {}
         connected[node] = bool((status.get("daemon") or {}).get("connected"))
+        if is_paused(state):
+            paused.append(node)
         reported = {
             module.ref: module for module in (readable_status(status) or NodeStatus()).modules
         }
@@ -85,6 +90,7 @@ def fleet(modules: Iterable[Mapping[str, Any]], states: Iterable[Mapping[str, An
         nodes=len(connected),
         connected=sum(connected.values()),
         disconnected=tuple(sorted(node for node, stands in connected.items() if not stands)),
+        paused=tuple(sorted(paused)),
         rows=tuple(_row(key, counts[key]) for key in sorted(counts)),
         failures=tuple(sorted(failures, key=lambda failure: (failure.module, failure.node))),
         warnings=tuple(sorted(warnings, key=lambda warned: (warned.module, warned.node))),

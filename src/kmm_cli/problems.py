@@ -62,6 +62,11 @@ def unmatched(module: Mapping[str, Any]) -> Unmatched:
     )
 
 
+def is_paused(found: Mapping[str, Any]) -> bool:
+    """Tell whether a Module or NodeModulesState says that it is held by hand."""
+    return _conditions(found).get(Condition.PAUSED, {}).get("status") == "True"
+
+
 def _unreadiness(module: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield at most one: Stalled says the same as the Ready=False beside it, and more."""
     generation, conditions = module["metadata"].get("generation", 0), _conditions(module)

@@ -20,7 +20,7 @@ _COLUMNS = (
     DISCONNECTED,
 )
 _NAMED = 10
-"""Nodes without a session that are named."""
+"""Nodes that are named: without a session, and paused."""
 
 
 def as_json(fleet: Fleet) -> str:
@@ -32,9 +32,12 @@ def as_text(fleet: Fleet, *, colour: bool) -> str:
     """Return the fleet as a table, and below it what is wrong: with Modules, then on nodes."""
     troubled = {problem.module for problem in fleet.problems}
     elsewhere = [each for each in fleet.unmatched if each.module not in troubled]
+    held = [each for each in fleet.problems if each.about == Condition.PAUSED]
+    others = [each for each in fleet.problems if each.about != Condition.PAUSED]
     sections = (
         ("On no node:", [_nowhere(each) for each in elsewhere]),
-        ("Not ready:", [_problem(each, colour=colour) for each in fleet.problems]),
+        ("Not ready:", [_problem(each, colour=colour) for each in others]),
+        ("Held by hand:", [_problem(each, colour=colour) for each in held]),
         ("Failures:", [_told(each, colour=colour) for each in fleet.failures]),
         ("Warnings:", [_warned(each, colour=colour) for each in fleet.warnings]),
     )
@@ -48,11 +51,13 @@ def as_text(fleet: Fleet, *, colour: bool) -> str:
 def _head(fleet: Fleet) -> str:
     nodes = "1 node" if fleet.nodes == 1 else f"{fleet.nodes} nodes"
     counted = f"{nodes}, {fleet.connected} connected"
-    if not fleet.disconnected:
-        return counted
-    more = len(fleet.disconnected) - _NAMED
-    named = ", ".join(fleet.disconnected[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"{counted}; not connected: {named}"
+    told = (("not connected", fleet.disconnected), ("paused", fleet.paused))
+    return "; ".join([counted, *(f"{what}: {_some(nodes)}" for what, nodes in told if nodes)])
+
+
+def _some(nodes: Sequence[str]) -> str:
+    more = len(nodes) - _NAMED
+    return ", ".join(nodes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _table(fleet: Fleet, *, colour: bool) -> str:
@@ -83,7 +88,7 @@ def _nowhere(unmatched: Unmatched) -> str:
 
 def _problem(problem: Problem, *, colour: bool) -> str:
     head = f"{problem.module}: {problem.reason} ({problem.about})"
-    shade = _YELLOW if problem.about == Condition.READY else _RED
+    shade = _YELLOW if problem.about in (Condition.READY, Condition.PAUSED) else _RED
     return f"  {_shaded(head, shade, colour=colour)}\n    {problem.message}"
 
 

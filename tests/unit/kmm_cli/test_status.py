@@ -69,6 +69,20 @@ def test_what_a_node_without_a_session_said_last_is_not_counted_as_loaded() -> N
     assert row.startswith("\x1b[33m") and row.split()[-3:] == ["2", "1", "1\x1b[0m"]
 
 
+@pytest.mark.parametrize(("status", "reason"), [("True", "Paused"), ("False", "InvalidAnnotation")])
+def test_what_is_held_by_hand_is_told_and_is_no_want_of_readiness(status: str, reason: str) -> None:
+    paused = condition("Paused", reason, status=status)
+    held = state("n1", LOADED)
+    held["status"]["conditions"] = [paused]
+    seen = fleet([module("m", READY, paused)], [held, state("n2", LOADED)])
+    text = as_text(seen, colour=False)
+    assert text.endswith(f"Held by hand:\n  ns/m: {reason} (Paused)\n    why")
+    assert "Not ready:" not in text
+    node_is_held = status == "True"
+    assert seen.paused == (("n1",) if node_is_held else ())
+    assert text.splitlines()[0].endswith("; paused: n1") is node_is_held
+
+
 def test_only_some_nodes_without_a_session_are_named() -> None:
     nodes = [state(f"n{number:02}", connected=False) for number in range(12)]
     head = as_text(fleet([], nodes), colour=False).splitlines()[0]
@@ -95,23 +109,9 @@ def test_only_some_nodes_without_a_session_are_named() -> None:
             ["Deleting (Ready)", "WaitingForUnload (DeletionWaits)"],
         ),
         ([READY, condition("Stalled", "Ready", status="False")], []),
-        ([READY, condition("Paused", "Paused")], ["Paused (Paused)"]),
-        (
-            [READY, condition("Paused", "InvalidAnnotation", status="False")],
-            ["InvalidAnnotation (Paused)"],
-        ),
         ([condition("Theirs", "x")], ["Unseen (Ready)"]),
     ],
-    ids=[
-        "ready",
-        "not ready",
-        "stalled",
-        "deletion waits",
-        "not stalled",
-        "paused",
-        "wrong pause",
-        "unseen",
-    ],
+    ids=["ready", "not ready", "stalled", "deletion waits", "not stalled", "unseen"],
 )
 def test_what_a_module_says_of_itself_is_told(
     conditions: list[dict[str, Any]], told: list[str]
