@@ -85,6 +85,9 @@ class World:
         (World(state=persisted(WANTED), modules=(), unreadable={"default/simple"}), ""),
         (World(state=persisted(WANTED, intact=False)), "replace"),
         (World(state=persisted(WANTED, owner_uid="of an earlier node")), "replace"),
+        (World(node=node(paused="true"), state=persisted(WANTED), modules=()), ""),
+        (World(node=node(paused="true"), live=True), ""),
+        (World(node=node(paused="true"), state=persisted(WANTED, intact=False)), ""),
     ],
     ids=[
         "no node",
@@ -103,6 +106,9 @@ class World:
         "a Module cannot be read",
         "somebody edited it",
         "node was made anew",
+        "node is paused and has what is gone",
+        "node is paused and has nothing yet",
+        "node is paused and somebody edited its state",
     ],
 )
 async def test_desired_state_is_written_when_it_differs_and_only_then(
@@ -140,6 +146,16 @@ async def test_replacing_carries_the_version_and_everybody_elses_metadata() -> N
         ("ConfigMap", "theirs"),
         ("Node", "new"),
     ]
+
+
+async def test_state_of_a_paused_node_gets_a_new_owner_and_no_other_spec() -> None:
+    """Without its owner the garbage collector would take it away, and all that is held."""
+    held = persisted(WANTED, owner_uid="of an earlier node")
+    world = World(node=node(paused="true"), state=held, modules=())
+    await world.reconciler().reconcile("node-1")
+    body = world.client.only().body
+    assert body["spec"] == spec_to_json((WANTED,))
+    assert body["metadata"]["ownerReferences"][-1]["uid"] == "uid-node-1"
 
 
 @pytest.mark.parametrize(
