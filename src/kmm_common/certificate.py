@@ -1,6 +1,6 @@
 """When a certificate ends, read from its file.
 
-The `cryptography` package says it, too, and costs a process 8 MB: too much for one date on every
+The `cryptography` package says it, too, and costs a process 8 MiB: too much for one date on every
 node. The `ssl` module reads dates of other sides' certificates only.
 """
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 
 READ_ALL = 3
-WINDOW_BYTES = 256 * 1024
-"""Of the newest lines; whole records, as the kernel gives no part of one."""
+WINDOW_BYTES = 64 * 1024
+"""Of the newest lines, whole ones: more than a modprobe is told of, and little for the daemon."""
 
 
 def read_all() -> bytes:
@@ -17,7 +17,7 @@ def read_all() -> bytes:
     if size < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return buffer.raw[:size]
+    return ctypes.string_at(buffer, size)
 
 
 class Tail:
