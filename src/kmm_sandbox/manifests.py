@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_sandbox.processes import run
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.processes import run, wait_until
 
 LIMIT_SECONDS = 60.0
+ESTABLISHED_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,4 +32,16 @@ class Kubectl:
         if files:
             names = [argument for file in files for argument in ("-f", str(file))]
             self("apply", "--server-side", *names)
-            self("wait", "--for=condition=Established", "--timeout=30s", *names)
+            wait_until(
+                lambda: self._established(names), seconds=ESTABLISHED_SECONDS, what="CRDs served"
+            )
+
+    def _established(self, names: Sequence[str]) -> bool:
+        try:
+            self("wait", "--for=condition=Established", f"--timeout={ESTABLISHED_SECONDS}s", *names)
+        except SandboxError as error:
+            # A new definition has `conditions: null` for a moment, which kubectl takes for damage.
+            if "accessor error" not in str(error):
+                raise
+            return False
+        return True
