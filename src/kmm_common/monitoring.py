@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -10,6 +11,9 @@ import h11
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from kmm_common.listening import host_and_port, listening
+from kmm_common.logs import log_crash
+
+logger = logging.getLogger(__name__)
 
 SETTING = "metrics_listen"
 MOST_CONNECTIONS = 32
@@ -96,9 +100,16 @@ class MonitoringServer:
             if request is None:
                 return
             method = request.method
-            answer = self._answer(method, request.target.partition(b"?")[0])
+            answer = self._guarded(method, request.target.partition(b"?")[0])
         writer.write(_encoded(http, answer, head_only=method == b"HEAD"))
         await writer.drain()
+
+    def _guarded(self, method: bytes, path: bytes) -> _Answer:
+        try:
+            return self._answer(method, path)
+        except Exception:
+            log_crash(logger, "page not served", path=path.decode(errors="replace"))
+            return _Answer.of(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer(self, method: bytes, path: bytes) -> _Answer:
         if method not in (b"GET", b"HEAD"):

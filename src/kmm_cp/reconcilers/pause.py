@@ -13,7 +13,7 @@ from kmm_cp.runtime.controller import DONE, Result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseReconciler:
-    """Key: the node's name. The only writer of the condition Paused there."""
+    """Key: the node's name. Nobody else changes the condition Paused there."""
 
     client: KubeClient
     nodes: Mapping[str, Node]

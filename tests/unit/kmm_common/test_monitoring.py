@@ -127,3 +127,15 @@ async def test_slow_peer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitoring, "CONNECTION_SECONDS", 0.05)
     async with serving(lambda: True) as url:
         assert await exchange(url, b"GET /healthz HTTP/1.1\r\n") == b""
+
+
+async def test_page_that_breaks_is_an_error_of_ours_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    async with serving(broken) as url:
+        assert (await ask(f"{url}/readyz"))[0] == 500
+        assert (await ask(f"{url}/healthz"))[0] == 200
+    assert [record.message for record in caplog.records] == ["page not served"]
