@@ -15,9 +15,11 @@ PAGE = Path(__file__).parent / "reference/settings.md"
 
 HEAD = """# Settings
 
-Each program reads one YAML file (`--config FILE`). A variable of the environment overrides a
-setting: its prefix and the setting's name in capitals, with a YAML value. An unknown or wrong
-setting ends the start with exit code 2 and the setting's name.
+Each program reads one file of YAML or JSON (`--config FILE`). A variable of the environment
+overrides a setting: its prefix and the setting's name in capitals, with a value in YAML or JSON.
+An unknown or wrong setting ends the start with exit code 2 and the setting's name. The daemon's
+file is best kept in JSON: it loads PyYAML only for what is no JSON, and keeps 1 MiB less in memory
+on every node.
 
 This page is generated from the code.
 """

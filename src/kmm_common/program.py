@@ -39,7 +39,7 @@ def run_program(
     `load` and `run` refuse by KmmError, which becomes one line on standard error.
     """
     parser = argparse.ArgumentParser(prog=name, description=description)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
+    parser.add_argument("--config", type=Path, required=True, help="YAML or JSON file of settings")
     parser.add_argument("--version", action="version", version=f"{name} {version('kmm')}")
     options = parser.parse_args(arguments)
     try:

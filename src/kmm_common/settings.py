@@ -1,10 +1,10 @@
-"""Strict settings from a YAML file and the environment; used by every program of KMM."""
+"""Strict settings from a YAML or JSON file and the environment; used by every program of KMM."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kmm_common.errors import TerminalError
@@ -40,14 +40,9 @@ S = TypeVar("S", bound=Strict)
 def load_settings(model: type[S], path: Path, *, prefix: str, environment: Mapping[str, str]) -> S:
     """Read settings; TerminalError names the field that is wrong and what it may be.
 
-    A variable PREFIX_NAME overrides the field `name`; its value is YAML.
+    A variable PREFIX_NAME overrides the field `name`; its value is YAML or JSON.
     """
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise TerminalError(f"settings file {path}: {error}", reason=INVALID) from error
-    if not isinstance(content, dict):
-        raise TerminalError(f"settings file {path}: must be a mapping of settings", reason=INVALID)
+    content = _content(path)
     try:
         return model.model_validate({**content, **_overrides(prefix, environment)})
     except ValidationError as error:
@@ -55,12 +50,42 @@ def load_settings(model: type[S], path: Path, *, prefix: str, environment: Mappi
         raise TerminalError(f"settings file {path}: {problems}", reason=INVALID) from None
 
 
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = _parsed(path.read_text()) or {}
+    except (OSError, ValueError) as error:
+        raise TerminalError(f"settings file {path}: {error}", reason=INVALID) from error
+    if not isinstance(content, dict):
+        raise TerminalError(f"settings file {path}: must be a mapping of settings", reason=INVALID)
+    return content
+
+
 def _overrides(prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        key.removeprefix(prefix).lower(): yaml.safe_load(value)
-        for key, value in environment.items()
-        if key.startswith(prefix)
-    }
+    found = {key: value for key, value in environment.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix).lower(): _variable(key, found[key]) for key in found}
+
+
+def _variable(key: str, value: str) -> Any:
+    try:
+        return _parsed(value)
+    except ValueError as error:
+        raise TerminalError(f"variable {key}: {error}", reason=INVALID) from error
+
+
+def _parsed(text: str) -> Any:
+    """Return what YAML or JSON says. ValueError.
+
+    PyYAML is imported only for what is no JSON: an idle daemon pays 1 MiB for it, on every node.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
 
 
 def _told(problem: Any) -> str:

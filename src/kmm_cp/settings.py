@@ -1,4 +1,4 @@
-"""Settings of the control plane: a YAML file, overridden by KMM_CP_* variables; strict."""
+"""Settings of the control plane: a YAML or JSON file, overridden by KMM_CP_* variables; strict."""
 
 import os
 from collections.abc import Mapping

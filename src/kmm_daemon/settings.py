@@ -1,4 +1,4 @@
-"""Settings of the daemon: a YAML file, overridden by KMM_DAEMON_* variables; strict."""
+"""Settings of the daemon: a YAML or JSON file, overridden by KMM_DAEMON_* variables; strict."""
 
 import os
 from collections.abc import Mapping

@@ -47,7 +47,7 @@ class Node:
     @property
     def settings(self) -> Path:
         """The daemon's settings file."""
-        return self.directory / "config" / "daemon.yaml"
+        return self.directory / "config" / "daemon.json"
 
     def join(self) -> None:
         """Register with the API server; the machine must be on."""

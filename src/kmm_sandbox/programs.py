@@ -1,10 +1,9 @@
 """How the sandbox starts KMM's own programs: their settings and command lines."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.network import HOST_ADDRESS
@@ -55,7 +54,7 @@ def places() -> tuple[Path, ...]:
 
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
     """Write a settings file; return its path."""
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    path.write_text(f"{json.dumps(settings, indent=2)}\n")
     return path
 
 

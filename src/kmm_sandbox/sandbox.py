@@ -100,7 +100,7 @@ class Sandbox:
     @property
     def control_plane_config(self) -> Path:
         """The settings file of kmm-cp."""
-        return self.directory / "kmm-cp.yaml"
+        return self.directory / "kmm-cp.json"
 
     @property
     def control_plane_logs(self) -> list[Path]:

@@ -1,5 +1,6 @@
 """Which settings of the control plane are taken, and what is said about others."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_wrong_setting_is_named_with_what_it_may_be(
     assert told in str(caught.value)
     assert str(tmp_path / "kmm-cp.yaml") in str(caught.value)
     assert caught.value.reason == "InvalidSettings"
+
+
+def test_json_is_read_like_yaml(tmp_path: Path) -> None:
+    chosen = load(tmp_path, json.dumps({"tls": TLS, "disconnected_seconds": 9}, indent=2))
+    assert chosen == load(tmp_path, {"tls": TLS, "disconnected_seconds": 9})
+
+
+def test_variable_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TerminalError, match="variable KMM_CP_LISTEN: "):
+        load(tmp_path, {"tls": TLS}, KMM_CP_LISTEN="[::1")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
