@@ -167,7 +167,7 @@ async def test_watch_that_is_cut_goes_on_where_it_was(scene: Scene) -> None:
 
 
 async def test_half_open_watch_is_found_by_its_silence(scene: Scene) -> None:
-    async with at_rest(scene, "a", "b") as informer:
+    async with at_rest(scene, "a", "b", "newest") as informer:
         scene.proxy.silence(NAME)
         await change_all(scene)
         await scene.equal(informer)
@@ -177,7 +177,7 @@ async def test_half_open_watch_is_found_by_its_silence(scene: Scene) -> None:
 
 
 async def test_watch_that_is_never_answered_is_given_up(scene: Scene) -> None:
-    async with at_rest(scene, "a", "b") as informer:
+    async with at_rest(scene, "a", "b", "newest") as informer:
         scene.proxy.on(Silence(), "watch", times=2)
         scene.proxy.cut(NAME)
         await change_all(scene)
@@ -187,10 +187,16 @@ async def test_watch_that_is_never_answered_is_given_up(scene: Scene) -> None:
     assert_told_of_all(scene)
 
 
-async def test_server_that_was_down_is_listed_once_as_its_etcd_may_have_been_restored(
-    scene: Scene,
+@pytest.mark.parametrize(
+    ("names", "lists"),
+    [(["a", "b", "newest"], 1), (["newest", "a", "b"], 2)],
+    ids=["newest is the same", "newest was changed"],
+)
+async def test_server_that_was_down_costs_a_list_only_if_the_newest_object_was_changed(
+    scene: Scene, names: list[str], lists: int
 ) -> None:
-    async with at_rest(scene, "a", "b") as informer:
+    """Only then it may be that its etcd was restored meanwhile."""
+    async with at_rest(scene, *names) as informer:
         tried = len(scene.clock.pauses)
         await scene.proxy.down()
         await eventually(
@@ -201,12 +207,12 @@ async def test_server_that_was_down_is_listed_once_as_its_etcd_may_have_been_res
         await change_all(scene)
         await scene.proxy.up()
         await scene.equal(informer)
-    assert scene.lists() == 2
+    assert scene.lists() == lists
     assert_told_of_all(scene)
 
 
 async def test_connection_refused_for_a_moment_costs_no_list(scene: Scene) -> None:
-    async with at_rest(scene, "a", "b") as informer:
+    async with at_rest(scene, "a", "b", "newest") as informer:
         scene.proxy.on(Answer(code=503), "watch", times=1)
         scene.proxy.cut(NAME)
         await change_all(scene)
@@ -237,7 +243,7 @@ async def test_pauses_grow_are_bounded_and_differ(scene: Scene, verb: str) -> No
 
 
 async def test_server_that_ends_every_watch_at_once_is_not_stormed(scene: Scene) -> None:
-    async with at_rest(scene, "a") as informer:
+    async with at_rest(scene, "a", "newest") as informer:
         scene.proxy.rewrite_event = lambda event: [error_event(500)]
         before = len(scene.proxy.seen("watch", NAME))
         for value in range(5):

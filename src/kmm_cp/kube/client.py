@@ -120,12 +120,18 @@ class KubeClient:
         *,
         namespace: str = "",
         label_selector: str = "",
+        name: str = "",
         limit: int = PAGE,
     ) -> AsyncGenerator[Object, None]:
-        """Yield the pages of a collection, each a list object of at most `limit` items."""
+        """Yield the pages of a collection, each a list object of at most `limit` items.
+
+        With `name` it holds that object at most: what a right to list is enough for.
+        """
         query: dict[str, str] = {"limit": str(limit)}
         if label_selector:
             query["labelSelector"] = label_selector
+        if name:
+            query["fieldSelector"] = f"metadata.name={name}"
         while True:
             page = await self._request(
                 _Request(verb="get", resource=resource, namespace=namespace, query=query)

@@ -47,6 +47,22 @@ class Change(Generic[T]):
     """False for what a list brought: it may be long known."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Newest:
+    """The newest change that list or watch brought; no key if there is none."""
+
+    key: str = ""
+    version: str = ""
+    """Empty if it was the object's end."""
+
+    @classmethod
+    def of(cls, content: Object) -> "_Newest":
+        return cls(key=_key(content), version=content["metadata"]["resourceVersion"])
+
+    def or_later(self, other: "_Newest") -> "_Newest":
+        return other if int(other.version or 0) > int(self.version or 0) else self
+
+
 Handler = Callable[[Change[T]], None]
 UnreadableHandler = Callable[[Object, Exception], None]
 
@@ -78,6 +94,7 @@ class Informer(Generic[T]):
         self._unreadable_handlers: list[UnreadableHandler] = []
         self._position = ""
         """resourceVersion up to which all is known; empty until a list is complete."""
+        self._newest = _Newest()
         self._failures = 0
         self._answers: dict[str, int] = {}
         """Versions by key that observe() brought while there was no position."""
@@ -99,18 +116,11 @@ class Informer(Generic[T]):
                     self._position = await self._list()
                     self.synced.set()
                 elif interrupted:
-                    await self._verify_position()
+                    await self._verify_history()
                 interrupted = False
                 await self._watch()
             except GoneError as error:
                 self._position = ""
-                await self._pause(error)
-            except UnavailableError as error:
-                if interrupted:
-                    # It was away, as when etcd is restored, and not only the connection: whether
-                    # its history is still ours, versions tell only until they have caught up.
-                    self._position = ""
-                interrupted = True
                 await self._pause(error)
             except KmmError as error:
                 interrupted = True
@@ -130,16 +140,19 @@ class Informer(Generic[T]):
         """Replace the cache's content; return the version to watch from."""
         self._answers.clear()
         seen: set[str] = set()
+        newest = _Newest()
         version = ""
         pages = self._client.pages(self._resource, limit=self._pace.page, **self._where)
         async for page in pages:
             version = page["metadata"]["resourceVersion"]
             for item in page["items"]:
                 seen.add(_key(item))
+                newest = newest.or_later(_Newest.of(item))
                 self._put_listed(item, version)
         for key in set(self.store.versions) - seen:
             if not self._overtaken(key, version):
                 self._remove(key, fresh=False)
+        self._newest = newest
         return version
 
     def _put_listed(self, item: Object, list_version: str) -> None:
@@ -168,18 +181,29 @@ class Informer(Generic[T]):
             raise UnavailableError(f"watch {self.name}: ended at once", reason="Unavailable")
         self._failures = 0
         if silent:
-            await self._verify_position()
+            await self._verify_history()
 
-    async def _verify_position(self) -> None:
-        """Raise GoneError if the server has not come as far as we are: etcd was restored.
+    async def _verify_history(self) -> None:
+        """Raise GoneError unless the server's history goes on from where we are.
 
-        It says nothing on a watch from there until its versions have caught up.
+        When etcd was restored from a backup it does not. A watch from our position is mute until
+        its versions have caught up, and brings nothing of what was undone when they have. So the
+        newest change that we know of must still be what its object shows. It no longer is, too,
+        where that very object has changed since: a list more, and nothing is lost.
         """
-        pages = self._client.pages(self._resource, limit=1, **self._where)
+        namespace, _, name = self._newest.key.rpartition("/")
+        where = {**self._where, "name": name}
+        if namespace:
+            where["namespace"] = namespace
+        pages = self._client.pages(self._resource, limit=1, **where)
         async with contextlib.aclosing(pages):
-            newest = (await anext(pages))["metadata"]["resourceVersion"]
-        if int(newest) < int(self._position):
-            text = f"watch {self.name}: the server is at {newest}, before {self._position}"
+            page = await anext(pages)
+        server = page["metadata"]["resourceVersion"]
+        if int(server) < int(self._position):
+            text = f"watch {self.name}: the server is at {server}, before {self._position}"
+            raise GoneError(text, reason="Expired")
+        if name and self._newest.version != _version(page["items"]):
+            text = f"watch {self.name}: {self._newest.key} is not as it was last seen"
             raise GoneError(text, reason="Expired")
 
     def _take(self, event: Object) -> None:
@@ -191,8 +215,10 @@ class Informer(Generic[T]):
                 pass
             case "DELETED":
                 self._delete(content)
+                self._newest = _Newest(key=_key(content))
             case _:
                 self._put(content, fresh=True)
+                self._newest = _Newest.of(content)
         self._position = content["metadata"]["resourceVersion"]
 
     def _put(self, content: Object, *, fresh: bool) -> None:
@@ -254,6 +280,11 @@ def _key(content: Mapping[str, Any]) -> str:
     metadata = content["metadata"]
     namespace = metadata.get("namespace", "")
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
+
+
+def _version(items: list[Object]) -> str:
+    """Return the version of the only object; empty if there is none."""
+    return str(items[0]["metadata"]["resourceVersion"]) if items else ""
 
 
 def _watch_error(name: str, status: Mapping[str, Any]) -> KmmError:

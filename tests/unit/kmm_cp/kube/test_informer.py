@@ -49,9 +49,11 @@ class Script:
     watches: list[list[Object | KmmError | float | None]] = field(default_factory=list)
     """None: the server ends the watch; a number: it says nothing for so many seconds."""
     first_items: list[Object | KmmError] = field(default_factory=list)
-    """Answers to lists of one item; then those of a server that has come further than anybody."""
+    """Answers to looks; then those of a server that has come further, with what it has said."""
     looks: int = 0
     """Lists of one item."""
+    said: dict[str, Object] = field(default_factory=dict)
+    """What lists and watches have brought last of each object."""
     watched_from: list[str] = field(default_factory=list)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     """Pages after the first one wait for it."""
@@ -59,19 +61,21 @@ class Script:
     """Watches that are open."""
 
     async def pages(
-        self, resource: Any, *, limit: int, **where: Any
+        self, resource: Any, *, limit: int, name: str = "", **where: Any
     ) -> AsyncGenerator[Object, None]:
-        answers = self._first_item() if limit == 1 else self.lists.pop(0)
+        answers = self._look(name) if limit == 1 else self.lists.pop(0)
         for number, each in enumerate(answers):
             if number:
                 await self.turn.wait()
             if isinstance(each, KmmError):
                 raise each
+            self.said.update({item["metadata"]["name"]: item for item in each["items"]})
             yield each
 
-    def _first_item(self) -> list[Object | KmmError]:
+    def _look(self, name: str) -> list[Object | KmmError]:
         self.looks += 1
-        return [self.first_items.pop(0) if self.first_items else page(10**9)]
+        said = [self.said[name]] if name in self.said else []
+        return [self.first_items.pop(0) if self.first_items else page(10**9, *said)]
 
     async def watch(
         self, resource: Any, *, resource_version: str, **where: Any
@@ -87,10 +91,19 @@ class Script:
                 if isinstance(each, float):
                     await self.clock.sleep(each)
                 else:
+                    self._say(each)
                     yield each
             await asyncio.Event().wait()
         finally:
             self.open -= 1
+
+    def _say(self, event: Object) -> None:
+        name = event["object"].get("metadata", {}).get("name", "")
+        match event["type"]:
+            case "ADDED" | "MODIFIED":
+                self.said[name] = event["object"]
+            case "DELETED":
+                del self.said[name]
 
 
 @dataclass(slots=True)
@@ -237,6 +250,35 @@ async def test_server_that_is_behind_us_after_an_interruption_is_listed_anew(
         await world.clock.advance(1 + 2)
         assert world.server.watched_from == ["100", "60"]
     assert world.told("a") == [(None, 90), (90, 50)]
+
+
+_ADDED = event("ADDED", "a", 12)
+_DELETED = event("DELETED", "a", 12)
+
+
+@pytest.mark.parametrize(
+    ("event", "shown", "listed"),
+    [
+        (_ADDED, [thing("a", 12)], False),
+        (_ADDED, [thing("a", 7)], True),
+        (_ADDED, [thing("a", 1007)], True),
+        (_ADDED, [], True),
+        (_DELETED, [], False),
+        (_DELETED, [thing("a", 7)], True),
+    ],
+    ids=["same", "undone", "changed", "creation undone", "still gone", "deletion undone"],
+)
+async def test_server_that_has_caught_up_with_us_is_listed_anew_if_our_newest_change_is_not_there(
+    event: Object, shown: list[Object], listed: bool
+) -> None:
+    """A restored etcd is, by its versions, soon where we were."""
+    world = World()
+    world.server.lists = [[page(10, thing("a", 7), thing("b", 8))], [page(1010, *shown)]]
+    world.server.watches = [[event, UnavailableError("connection reset")]]
+    world.server.first_items = [page(1000, *shown)]
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        assert world.server.watched_from == ["10", "1010" if listed else "12"]
 
 
 async def test_look_that_fails_costs_a_pause() -> None:
