@@ -28,6 +28,11 @@ class ServedAlone:
     port: int
     files: TlsFiles
     """The daemon's."""
+    log: Path
+
+    def lines(self, message: str) -> int:
+        """Return how often it has said something."""
+        return self.log.read_text().splitlines().count(message)
 
     def resident_bytes(self) -> int:
         """Return how much memory it has at this moment."""
@@ -39,17 +44,20 @@ class ServedAlone:
 @asynccontextmanager
 async def served_alone(directory: Path) -> AsyncIterator[ServedAlone]:
     """Run the process until the end of the block."""
-    process = await asyncio.create_subprocess_exec(
-        *("env", f"PYTHONPATH={TESTS.parent / 'src'}:{TESTS}"),
-        *(sys.executable, "-m", __name__, str(directory)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    log = directory / "served.log"
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *("env", f"PYTHONPATH={TESTS.parent / 'src'}:{TESTS}"),
+            *(sys.executable, "-m", __name__, str(directory)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+        )
     assert process.stdin and process.stdout
     try:
         told = json.loads(await process.stdout.readline())
         files = TlsFiles(**{name: Path(path) for name, path in told["files"].items()})
-        yield ServedAlone(pid=process.pid, port=told["port"], files=files)
+        yield ServedAlone(pid=process.pid, port=told["port"], files=files, log=log)
     finally:
         process.stdin.close()
         await process.wait()

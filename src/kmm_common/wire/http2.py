@@ -1,5 +1,6 @@
 """The HTTP/2 protocol of both sides, with the bounds that grpclib leaves open."""
 
+import asyncio
 from asyncio import BaseTransport
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -11,8 +12,11 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol, Stream
 from h2.config import H2Configuration
+from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
+
+from kmm_common.bucket import Bucket
 
 MESSAGE_BYTES = 4 * 2**20
 """Bound of one message; a larger one is refused by its length, before any of it is kept."""
@@ -24,6 +28,10 @@ FRAME_BYTES = 9 + 2**14
 """A header and the largest frame that HTTP/2 allows unless told otherwise."""
 CONCURRENT_STREAMS = 8
 """A daemon needs three: Watch, Report and PullCredentials."""
+STREAMS_PER_SECOND = 10.0
+"""That a peer may open, for long; each costs a task, however soon it is reset."""
+STREAMS_AT_ONCE = 200.0
+"""A daemon asks for credentials once for each image that it pulls."""
 
 
 def configuration(*, keepalive: float, timeout: float) -> Configuration:
@@ -47,6 +55,7 @@ class Breach(Enum):
 
     NO_HTTP2 = "no HTTP/2"
     MESSAGE_TOO_LARGE = "message too large"
+    TOO_MANY_STREAMS = "too many streams"
 
 
 OnBreach = Callable[[Breach, str, str], None]
@@ -70,6 +79,9 @@ class BoundedProtocol(H2Protocol):
     ) -> None:
         super().__init__(handler, config, h2_config)
         self._on_breach = on_breach
+        self._pace = Bucket(
+            rate=STREAMS_PER_SECOND, burst=STREAMS_AT_ONCE, now=asyncio.get_running_loop().time
+        )
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -95,20 +107,24 @@ class BoundedProtocol(H2Protocol):
         try:
             events = self.connection.feed(data)
         except ProtocolError as error:
-            self._break(f"{type(error).__name__}: {error}")
+            self._break(Breach.NO_HTTP2, f"{type(error).__name__}: {error}")
             return
         self.spoken = self.spoken or bool(events)
         self.connection.flush()
+        opened = sum(isinstance(event, RequestReceived) for event in events)
+        if opened and self._pace.take(opened) < 0:
+            self._break(Breach.TOO_MANY_STREAMS, f"more than {STREAMS_PER_SECOND:g} a second")
+            return
         for event in events:
             self.processor.process(event)
         self.connection.flush()
         # h2 refuses a larger frame only once it has all of it, which may be 16 MiB.
         if len(self.connection._connection.incoming_buffer._data) > FRAME_BYTES:
-            self._break(f"a frame of more than {FRAME_BYTES} bytes")
+            self._break(Breach.NO_HTTP2, f"a frame of more than {FRAME_BYTES} bytes")
 
-    def _break(self, problem: str) -> None:
+    def _break(self, breach: Breach, problem: str) -> None:
         self._broken = True
-        self._on_breach(Breach.NO_HTTP2, self._peer, problem)
+        self._on_breach(breach, self._peer, problem)
         self.processor.close(problem)
 
 

@@ -16,6 +16,7 @@ from kmm_common import tls
 from kmm_common.clock import Clock
 from kmm_common.logs import log
 from kmm_common.wire.http2 import address_text
+from kmm_cp.serving.crowd import CrowdedError, Handshakes
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Arrivals:
         self._on_failed = on_failed
         self._clock = clock
         self._handshakes = set[asyncio.Task[None]]()
+        self._by_host = Handshakes()
         loop = asyncio.get_running_loop()
         self._accepting = {
             one: loop.create_task(self._accept(one), name="accept") for one in sockets
@@ -81,10 +83,22 @@ class Arrivals:
             await asyncio.sleep(0)
 
     def _welcome(self, connection: socket.socket, address: tuple[str, int]) -> None:
-        secure = self._secure(connection, address_text(address))
+        host, peer = address[0], address_text(address)
+        try:
+            self._by_host.begin(host)
+        except CrowdedError as error:
+            connection.close()
+            self._on_failed(peer, error)
+            return
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._by_host.end(host)
+            self._handshakes.discard(task)
+
+        secure = self._secure(connection, peer)
         task = asyncio.get_running_loop().create_task(secure, name="handshake")
         self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        task.add_done_callback(done)
 
     async def _secure(self, connection: socket.socket, peer: str) -> None:
         try:

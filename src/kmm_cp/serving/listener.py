@@ -4,6 +4,8 @@ import asyncio
 import logging
 import random
 import ssl
+from asyncio import BaseTransport
+from typing import Any
 from weakref import WeakSet
 
 from grpclib.config import Configuration
@@ -19,6 +21,7 @@ from kmm_common.tls import ServerTls
 from kmm_common.wire.codec import Codec
 from kmm_common.wire.http2 import BoundedProtocol, configuration
 from kmm_cp.serving.arrivals import Arrivals, listening_sockets
+from kmm_cp.serving.crowd import Connections
 from kmm_cp.serving.ports import Observer
 from kmm_cp.serving.refused import RefusedPeers
 from kmm_cp.serving.service import NodeLink
@@ -94,13 +97,41 @@ class Listener:
             log(logger, logging.WARNING, "daemons not told", nodes=len(self._sessions.nodes()))
 
     async def _close_idle(self) -> None:
-        idle: WeakSet[H2Protocol] = WeakSet()
+        idle: WeakSet[_Accepted] = WeakSet()
         while True:
             await self._clock.sleep(IDLE_SECONDS)
             now_idle = self._server.idle()
             for protocol in now_idle & idle:
                 protocol.connection.close()
             idle = now_idle
+
+
+class _Accepted(BoundedProtocol):
+    """A connection whose peer has shown a certificate of our authority."""
+
+    _name = ""
+
+    def __init__(self, *arguments: Any, of: Connections["_Accepted"]) -> None:
+        super().__init__(*arguments)
+        self._of = of
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        certificate = transport.get_extra_info("peercert") or {}
+        self._name = str(certificate.get("subjectAltName", ""))
+        self._of.opened(self._name, self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._of.closed(self._name, self)
+        super().connection_lost(exc)
+
+    def is_idle(self) -> bool:
+        """Tell whether there is no stream on it."""
+        return not self.processor.streams
+
+    def leave(self) -> None:
+        """Close it for a newer one of its peer."""
+        self.connection.close()
 
 
 class _Server(Server):
@@ -112,13 +143,13 @@ class _Server(Server):
         super().__init__([service], codec=Codec(), config=config)
         self._refused = refused
         self._clock = clock
-        self._connections = WeakSet[H2Protocol]()
+        self._connections = WeakSet[_Accepted]()
+        self._by_pod = Connections[_Accepted](close=_Accepted.leave, is_idle=_Accepted.is_idle)
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
-        protocol = BoundedProtocol(
-            made.handler, self._config, self._h2_config, self._refused.breach
-        )
+        bounds = made.handler, self._config, self._h2_config, self._refused.breach
+        protocol = _Accepted(*bounds, of=self._by_pod)
         self._connections.add(protocol)
         return protocol
 
@@ -141,12 +172,10 @@ class _Server(Server):
         if self._server is not None:
             self._server.close()
 
-    def idle(self) -> WeakSet[H2Protocol]:
+    def idle(self) -> WeakSet[_Accepted]:
         """Return the connections without a stream."""
         return WeakSet(
-            one
-            for one in self._connections
-            if hasattr(one, "processor") and not one.processor.streams
+            one for one in self._connections if hasattr(one, "processor") and one.is_idle()
         )
 
     async def finish(self) -> None:

@@ -54,10 +54,12 @@ class Secrets(Protocol):
 class Refusal(StrEnum):
     """Why a peer is not served, as metrics name it.
 
-    Up to MESSAGE_TOO_LARGE it is what a peer sends, and no event is made of it; from there on it
-    is whom its certificate names.
+    Up to TOO_MANY_STREAMS it is what a peer sends, and no event is made of it; from there on it is
+    whom its certificate names.
     """
 
+    CROWDED = "Crowded"
+    """Its host has too many connections without TLS."""
     NO_TLS = "NoTls"
     HANDSHAKE_FAILED = "HandshakeFailed"
     NO_CERTIFICATE = "NoCertificate"
@@ -65,6 +67,7 @@ class Refusal(StrEnum):
     CERTIFICATE_NOT_YET_VALID = "CertificateNotYetValid"
     NO_HTTP2 = "NoHttp2"
     MESSAGE_TOO_LARGE = "MessageTooLarge"
+    TOO_MANY_STREAMS = "TooManyStreams"
 
     NO_POD = "NoPod"
     NOT_A_DAEMON = "NotADaemon"

@@ -7,6 +7,7 @@ from kmm_common.clock import Clock
 from kmm_common.logs import log
 from kmm_common.tls import CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID
 from kmm_common.wire.http2 import Breach
+from kmm_cp.serving.crowd import CrowdedError
 from kmm_cp.serving.ports import Observer, Refusal
 from kmm_cp.serving.rarely import Rarely
 
@@ -19,6 +20,9 @@ _ISSUE = (
 )
 _DAEMONS_ONLY = "point only daemons of this version at the control plane's listen"
 _REMEDIES = {
+    Refusal.CROWDED: (
+        "find out what on this host connects so often; behind a NAT, let daemons connect directly"
+    ),
     Refusal.NO_TLS: f"{_DAEMONS_ONLY}, and probes at metrics_listen",
     Refusal.HANDSHAKE_FAILED: (
         "if it is a daemon, its log says why; its tls.ca must hold the authority of the control"
@@ -30,6 +34,7 @@ _REMEDIES = {
     Refusal.CERTIFICATE_NOT_YET_VALID: "set the clock of this machine, or of the issuer's",
     Refusal.NO_HTTP2: _DAEMONS_ONLY,
     Refusal.MESSAGE_TOO_LARGE: _DAEMONS_ONLY,
+    Refusal.TOO_MANY_STREAMS: _DAEMONS_ONLY,
 }
 _UNTRUSTED = {
     CERTIFICATE_EXPIRED: Refusal.CERTIFICATE_EXPIRED,
@@ -38,6 +43,7 @@ _UNTRUSTED = {
 _BREACHES = {
     Breach.NO_HTTP2: Refusal.NO_HTTP2,
     Breach.MESSAGE_TOO_LARGE: Refusal.MESSAGE_TOO_LARGE,
+    Breach.TOO_MANY_STREAMS: Refusal.TOO_MANY_STREAMS,
 }
 
 
@@ -66,7 +72,9 @@ class RefusedPeers:
 
 
 def why(error: OSError) -> Refusal:
-    """Return why a handshake failed."""
+    """Return why a handshake failed, or was not begun."""
+    if isinstance(error, CrowdedError):
+        return Refusal.CROWDED
     if isinstance(error, ssl.SSLCertVerificationError):
         return _UNTRUSTED.get(error.verify_code, Refusal.UNTRUSTED_CERTIFICATE)
     if not isinstance(error, ssl.SSLError):

@@ -4,7 +4,7 @@ import logging
 import ssl
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from kmm_common import tls
 from kmm_common.logs import fields_of
 from kmm_common.tls import TlsFiles, client_context
+from kmm_common.wire import http2
 from kmm_common.wire.gen.kmm import v1 as pb
+from kmm_cp.serving import crowd
 from kmm_cp.serving.listener import IDLE_SECONDS
 from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.rarely import QUIET_SECONDS
@@ -207,6 +209,61 @@ async def test_frame_that_is_too_large_leaves_one_line(
         fields = await only_line(replica, caplog)
         assert fields["reason"] == Refusal.NO_HTTP2
         assert "frame of more than" in fields["error"]
+
+
+async def test_flood_of_streams_that_are_reset_at_once_ends_the_connection(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = replica.node("rogue", target(1, ONE))
+    async with undisturbed(replica), dialled(replica.port, files) as channel:
+        await channel.connect()
+        assert channel._protocol is not None
+        h2, transport = (
+            channel._protocol.connection._connection,
+            channel._protocol.connection._transport,
+        )
+        for _ in range(int(http2.STREAMS_AT_ONCE) + 50):
+            stream = h2.get_next_available_stream_id()
+            h2.send_headers(stream, [(":method", "POST"), (":path", "/"), (":scheme", "https")])
+            h2.reset_stream(stream)
+        transport.write(h2.data_to_send())
+        fields = await only_line(replica, caplog)
+        assert (fields["reason"], fields["error"]) == (
+            Refusal.TOO_MANY_STREAMS,
+            "more than 10 a second",
+        )
+        await until(lambda: transport.is_closing())
+
+
+async def test_host_with_too_many_handshakes_is_hung_up_on_at_once(
+    replica: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with undisturbed(replica):
+        monkeypatch.setattr(crowd, "HANDSHAKES_PER_HOST", 1)
+        async with raw(replica.port, None), raw(replica.port, None) as (reader, _):
+            await ended(reader)
+            fields = await only_line(replica, caplog)
+            assert fields["reason"] == Refusal.CROWDED
+            assert fields["error"] == "1 others of its host have no TLS yet"
+            assert "behind a NAT" in fields["remedy"]
+
+
+async def test_pod_with_too_many_connections_loses_its_oldest_idle_one(replica: Serving) -> None:
+    files = replica.node("a", target(1, ONE))
+    context = client_context(files)
+    async with dialled(replica.port, files) as channel, watch(channel) as stream:
+        await stream.send_message(request(), end=True)
+        await next_update(stream)
+        async with AsyncExitStack() as others:
+            readers = [
+                (await others.enter_async_context(raw(replica.port, context)))[0]
+                for _ in range(crowd.CONNECTIONS_PER_POD)
+            ]
+            await ended(readers[0])
+            assert not any(reader.at_eof() for reader in readers[1:])
+            replica.publish("a", target(2, ONE, TWO))
+            assert (await next_update(stream)).generation == 2
+        await stream.cancel()
 
 
 async def test_unknown_frame_is_ignored(replica: Serving) -> None:
