@@ -49,6 +49,7 @@ def _header() -> bytes:
     return fragments.header(
         kind=pb.UpdateKind.SNAPSHOT,
         session_id="s" * 32,
+        protocol_version=1,
         uid="u" * 36,
         generation=7,
         base_generation=0,

@@ -9,8 +9,9 @@ the CRD from them and `kmm_common.wire` the messages. No pydantic here: the daem
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from typing import Any
 
 MESSAGE_BYTES = 512
 KERNEL_LOG_LINES = 10
@@ -179,7 +180,7 @@ def config_hash(module: DesiredModule, *, image_digest: str | None = None) -> st
         "digest": module.image_digest if image_digest is None else image_digest,
         "kernel": module.kernel_version,
         "inTree": module.in_tree_modules_to_remove,
-        "modprobe": asdict(module.modprobe),
+        "modprobe": _said(module.modprobe),
     }
     return hashlib.sha256(_canonical(content)).hexdigest()[:32]
 
@@ -187,7 +188,19 @@ def config_hash(module: DesiredModule, *, image_digest: str | None = None) -> st
 def content_hash(modules: Iterable[DesiredModule]) -> bytes:
     """Return the SHA-256 over a whole desired state, whatever the order of its modules."""
     ordered = sorted(modules, key=lambda module: module.ref)
-    return hashlib.sha256(_canonical([asdict(module) for module in ordered])).digest()
+    return hashlib.sha256(_canonical([_said(module) for module in ordered])).digest()
+
+
+def _said(value: Any) -> Any:
+    """Return a dataclass as a dict without what has its default.
+
+    So no hash changes when a release adds a field: control planes and daemons of two releases work
+    together, and an upgrade reloads nothing.
+    """
+    if not is_dataclass(value):
+        return value
+    given = {field: getattr(value, field.name) for field in fields(value)}
+    return {field.name: _said(one) for field, one in given.items() if one != field.default}
 
 
 def _canonical(value: object) -> bytes:

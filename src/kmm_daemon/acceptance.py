@@ -17,9 +17,15 @@ def accepted(
     if refusal:
         return NeedsSnapshot(reason=refusal)
     modules = _modules(update, current)
-    if content_hash(modules.values()) != update.content_hash:
+    partly_known = update.partly_known or (
+        update.kind is not UpdateKind.SNAPSHOT and current is not None and current.partly_known
+    )
+    # Of what this release does not know no snapshot would bring more.
+    if not partly_known and content_hash(modules.values()) != update.content_hash:
         return NeedsSnapshot(reason=f"content hash of generation {update.generation} differs")
-    return NodeDesired(uid=update.uid, generation=update.generation, modules=modules)
+    return NodeDesired(
+        uid=update.uid, generation=update.generation, modules=modules, partly_known=partly_known
+    )
 
 
 def left_after(

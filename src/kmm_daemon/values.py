@@ -159,6 +159,8 @@ class NodeDesired:
     """metadata.uid of the NodeModulesState."""
     generation: int
     modules: Mapping[ModuleRef, DesiredModule]
+    partly_known: bool = False
+    """There is more to its modules, of a later release: their hash is not the control plane's."""
 
 
 class UpdateKind(StrEnum):
@@ -184,6 +186,8 @@ class DesiredUpdate:
     removals: tuple[ModuleRef, ...] = ()
     content_hash: bytes = b""
     """kmm_common.desired.content_hash of the desired state after this update."""
+    partly_known: bool = False
+    """It holds fields of a later release, which the hash covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

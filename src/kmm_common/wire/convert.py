@@ -143,12 +143,27 @@ def modules_from_messages(messages: Iterable[pb.ModuleReport]) -> tuple[Reported
     return modules
 
 
-def only_member(message: Message, group: str) -> Message:
-    """Return the member of a oneof that is set. Raises MessageError unless exactly one is."""
+def partly_known(message: Message) -> bool:
+    """Tell whether a message, or a part of it, has fields of a later release."""
+    if message._unknown_fields:
+        return True
+    known = message._betterproto.meta_by_field_name  # type: ignore[arg-type]
+    values = (getattr(message, name) for name in known)
+    parts = (each for value in values for each in (value if isinstance(value, list) else [value]))
+    return any(isinstance(part, Message) and partly_known(part) for part in parts)
+
+
+def only_member(message: Message, group: str) -> Message | None:
+    """Return the member of a oneof that is set; None if it is one of a later release.
+
+    Raises MessageError unless exactly one is.
+    """
     # betterproto2 neither refuses a second member nor requires a first.
     fields = message._betterproto.oneof_field_by_group[group]  # type: ignore[arg-type]
     members = [getattr(message, field.name) for field in fields]
     chosen = [member for member in members if member is not None]
+    if not chosen and message._unknown_fields:
+        return None
     if len(chosen) != 1:
         names = ", ".join(sorted(field.name for field in fields))
         raise MessageError(f"{type(message).__name__} needs exactly one of {names}")

@@ -17,6 +17,7 @@ def header(
     *,
     kind: pb.UpdateKind,
     session_id: str,
+    protocol_version: int,
     uid: str,
     generation: int,
     base_generation: int,
@@ -28,6 +29,7 @@ def header(
         pb.Update(
             kind=kind,
             session_id=session_id,
+            protocol_version=protocol_version,
             uid=uid,
             generation=generation,
             base_generation=base_generation,

@@ -35,11 +35,12 @@ class Fragments:
         """Return the content hash of a desired state."""
         return self._hashes.get(target.modules)
 
-    def encode(self, target: Target, push: Push, *, session_id: str) -> Pre:
+    def encode(self, target: Target, push: Push, *, session_id: str, protocol_version: int) -> Pre:
         """Return the Update that carries a push."""
         head = fragments.header(
             kind=_KINDS[push.kind],
             session_id=session_id,
+            protocol_version=protocol_version,
             uid=target.uid,
             generation=target.generation,
             base_generation=push.base_generation,

@@ -1,23 +1,22 @@
 """Between messages and the values of the serving side; raises MessageError for what is wrong."""
 
-from kmm_common.wire import convert
+from kmm_common.wire import convert, versions
 from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving.values import Greeting, Journaled, Report
 
-PROTOCOL_VERSION = 1
-
 
 class ProtocolVersionError(MessageError):
-    """The daemon speaks a version of the protocol that this server does not."""
+    """The daemon speaks no version of the protocol that this server does."""
 
 
 def greeting(request: pb.WatchRequest) -> Greeting:
-    """Return what a daemon opens a session with. ProtocolVersionError names the version needed."""
-    if request.protocol_version != PROTOCOL_VERSION:
+    """Return what a daemon opens a session with. ProtocolVersionError names the versions served."""
+    version = versions.common(request.protocol_version, request.oldest_protocol_version)
+    if version is None:
         raise ProtocolVersionError(
-            f"protocol version {request.protocol_version} is not served; "
-            f"this control plane needs version {PROTOCOL_VERSION}: use a daemon of its release"
+            f"protocol version {request.protocol_version} is not served; this control plane needs"
+            f" {versions.spoken()}: use a daemon of its release, or of the one before or after it"
         )
     for name in ("instance", "boot_id", "kernel_version"):
         _text(name, getattr(request, name), needed=True)
@@ -25,6 +24,7 @@ def greeting(request: pb.WatchRequest) -> Greeting:
     if request.state is None:
         raise MessageError("WatchRequest.state is missing")
     return Greeting(
+        protocol_version=version,
         instance=request.instance,
         boot_id=request.boot_id,
         kernel_version=request.kernel_version,

@@ -137,7 +137,12 @@ class Sender:
     async def _send(
         self, session: Session, stream: Stream[Any, Any], target: Target, push: Push
     ) -> None:
-        message: Pre = self.fragments.encode(target, push, session_id=session.id)
+        message: Pre = self.fragments.encode(
+            target,
+            push,
+            session_id=session.id,
+            protocol_version=session.greeting.protocol_version,
+        )
         try:
             async with asyncio.timeout(self.send_seconds):
                 await stream.send_message(message)

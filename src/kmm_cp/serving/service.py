@@ -225,6 +225,8 @@ class NodeLink:
                 log(logger, logging.WARNING, "snapshot asked for", **fields, reason=reason)
                 session.progress = updates.after_resync(session.progress)
                 session.mailbox.stir()
+            case None:
+                log(logger, logging.DEBUG, "message of a later release", node=session.node)
             case _:
                 raise MessageError("hello must be the first message of a Report only")
 

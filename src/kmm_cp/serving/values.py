@@ -45,6 +45,8 @@ class Report:
 class Greeting:
     """What a daemon opens a session with."""
 
+    protocol_version: int
+    """The newest one that both sides speak."""
     instance: str
     boot_id: str
     kernel_version: str

@@ -1,12 +1,10 @@
 """Between messages and the daemon's values; raises MessageError for what is wrong."""
 
 from kmm_common.oci.credentials import RegistryCredential
-from kmm_common.wire import convert
+from kmm_common.wire import convert, versions
 from kmm_common.wire.errors import MessageError
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_daemon.values import Accepted, DesiredUpdate, Hello, StateReport, UpdateKind
-
-PROTOCOL_VERSION = 1
 
 _KINDS = {
     pb.UpdateKind.SNAPSHOT: UpdateKind.SNAPSHOT,
@@ -18,7 +16,8 @@ _KINDS = {
 def watch_request(hello: Hello, *, instance: str, version: str) -> pb.WatchRequest:
     """Return what a session is opened with."""
     return pb.WatchRequest(
-        protocol_version=PROTOCOL_VERSION,
+        protocol_version=versions.NEWEST,
+        oldest_protocol_version=versions.OLDEST,
         instance=instance,
         boot_id=hello.boot_id,
         kernel_version=hello.kernel_version,
@@ -65,6 +64,7 @@ def desired_update(update: pb.Update) -> DesiredUpdate:
         upserts=upserts,
         removals=tuple(convert.ref_from_message(one) for one in update.removals),
         content_hash=update.content_hash,
+        partly_known=convert.partly_known(update),
     )
 
 

@@ -12,6 +12,7 @@ def test_joined_fragments_are_the_whole_update(modules: list[DesiredModule]) -> 
     head = fragments.header(
         kind=pb.UpdateKind.DIFF,
         session_id="s",
+        protocol_version=1,
         uid="u",
         generation=7,
         base_generation=6,
@@ -21,6 +22,7 @@ def test_joined_fragments_are_the_whole_update(modules: list[DesiredModule]) -> 
     whole = pb.Update(
         kind=pb.UpdateKind.DIFF,
         session_id="s",
+        protocol_version=1,
         uid="u",
         generation=7,
         base_generation=6,

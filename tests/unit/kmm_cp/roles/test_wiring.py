@@ -76,6 +76,7 @@ class Replica:
 
     def session(self) -> Session:
         greeting = Greeting(
+            protocol_version=1,
             instance="i",
             boot_id="b",
             kernel_version=KERNEL,

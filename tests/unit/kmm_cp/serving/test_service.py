@@ -366,6 +366,11 @@ async def test_certificate_without_a_pod_of_ours_is_refused_and_told(replica: Se
     [
         ({"protocol_version": 2}, Status.FAILED_PRECONDITION, "needs version 1"),
         ({"protocol_version": 0}, Status.FAILED_PRECONDITION, "needs version 1"),
+        (
+            {"protocol_version": 3, "oldest_protocol_version": 2},
+            Status.FAILED_PRECONDITION,
+            "needs version 1: use a daemon of its release",
+        ),
         ({"instance": ""}, Status.INVALID_ARGUMENT, "instance is missing"),
         ({"boot_id": "x" * 2000}, Status.INVALID_ARGUMENT, "boot_id has more than 1024"),
         ({"state": None}, Status.INVALID_ARGUMENT, "state is missing"),

@@ -29,6 +29,7 @@ def opened(
     sessions: Sessions, instance: str, *, node: str = "a", connection: object = None
 ) -> Session:
     greeting = Greeting(
+        protocol_version=1,
         instance=instance,
         boot_id="b",
         kernel_version="k",

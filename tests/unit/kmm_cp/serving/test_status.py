@@ -132,6 +132,7 @@ def session_of(
     instance: str = "one", *, node: str = "a", report: Report | None = None, boot: str = "boot-1"
 ) -> Session:
     greeting = Greeting(
+        protocol_version=1,
         instance=instance,
         boot_id=boot,
         kernel_version="6.1.0",

@@ -450,6 +450,11 @@ class Update(betterproto2.Message):
 
     removals: "list[ModuleRef]" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    protocol_version: "int" = betterproto2.field(9, betterproto2.TYPE_UINT32)
+    """
+    The version of the session. Set in the first Update of a stream.
+    """
+
 
 default_message_pool.register_message("kmm.v1", "Update", Update)
 
@@ -458,7 +463,8 @@ default_message_pool.register_message("kmm.v1", "Update", Update)
 class WatchRequest(betterproto2.Message):
     protocol_version: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
     """
-    1 today. The server refuses a version it cannot serve and names the one needed.
+    The newest version that the daemon speaks. The session has the newest one that both speak; the
+    server refuses a daemon with which there is none and names those that it serves.
     """
 
     instance: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -488,6 +494,11 @@ class WatchRequest(betterproto2.Message):
     state: "StateReport | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
     """
     The whole truth of the node at the start of the session.
+    """
+
+    oldest_protocol_version: "int" = betterproto2.field(10, betterproto2.TYPE_UINT32)
+    """
+    The oldest version that the daemon speaks; 0 if it speaks but one.
     """
 
 
