@@ -1,4 +1,7 @@
-"""Run tiers of tests and say, at the end, how many ran in each and what could not run, and why."""
+"""Run tiers of tests and say, at the end, how many ran in each and what could not run, and why.
+
+A run with the whole api tier also holds every request of kmm-cp against the rights that it has.
+"""
 
 import argparse
 import os
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from kmm_sandbox import machine, namespaces
+from support import rights
 
 TESTS = Path(__file__).resolve().parent
 LIMIT_SECONDS = 4000
@@ -172,13 +176,31 @@ def summary(outcomes: list[Outcome]) -> str:
     return "\n".join(["Tests per tier:", *rows, total])
 
 
+def wrong_rights(directory: Path, *, whole: bool) -> list[str]:
+    """Print how each right of kmm-cp was used; return what is wrong with them.
+
+    That one was never used says something of a `whole` run only.
+    """
+    use, shipped = rights.collected(directory), rights.rights()
+    if not use.used:
+        return []
+    print(rights.table(use, shipped), flush=True)
+    found = rights.problems(use, shipped if whole else ())
+    if found:
+        print("\n".join(["What is wrong with the rights:", *found]), flush=True)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tiers", nargs="+", choices=sorted(TIERS))
     arguments, extra = parser.parse_known_args()
-    outcomes = [run(tier, extra) for tier in arguments.tiers]
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ[rights.COLLECTED] = directory
+        outcomes = [run(tier, extra) for tier in arguments.tiers]
+        wrong = wrong_rights(Path(directory), whole="api" in arguments.tiers and not extra)
     print(summary(outcomes), flush=True)
-    return verdict(outcomes, strict=os.environ.get("CI") == "true")
+    return verdict(outcomes, strict=os.environ.get("CI") == "true") or int(bool(wrong))
 
 
 if __name__ == "__main__":

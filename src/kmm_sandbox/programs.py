@@ -11,8 +11,10 @@ from kmm_sandbox.network import HOST_ADDRESS
 LINK_PORT = 8443
 METRICS_PORT = 8080
 SERVER_NAME = "kmm-cp"
-USER = "kmm-cp"
-"""Who the control plane is for the API server: bound to manifests/base/rbac.yaml."""
+USER = f"system:serviceaccount:{NAMESPACE}:kmm-cp"
+"""Who the control plane is for the API server: the ServiceAccount of manifests/base/rbac.yaml."""
+GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
+"""What the API server adds to a ServiceAccount by itself."""
 REPLICA = "sandbox"
 DAEMON = (sys.executable, "-m", "kmm_daemon.cli")
 """What the entry point of the daemon's image is."""

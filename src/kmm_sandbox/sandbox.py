@@ -194,7 +194,8 @@ class Sandbox:
         tls = self.directory / "tls"
         self.authority.issue(CONTROL_PLANE).write(tls, "kmm-cp")
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
-        settings = programs.control_plane_settings(self.plane.kubeconfig_for(programs.USER), tls)
+        kubeconfig = self.plane.kubeconfig_for(programs.USER, programs.GROUPS)
+        settings = programs.control_plane_settings(kubeconfig, tls)
         programs.write_settings(self.control_plane_config, settings)
 
     def _connected(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from kmm_sandbox.programs import GROUPS, USER
 from support.faultproxy import (
     Answer,
     FaultProxy,
@@ -18,7 +19,7 @@ from support.faultproxy import (
     proxied,
 )
 from support.fleet import Fleet, eventually
-from support.kmmcp import USER, KmmCp
+from support.kmmcp import KmmCp
 from support.serving import DEADLINE, dialled, request, watch
 from support.simnode import SimNode
 
@@ -34,7 +35,10 @@ async def proxy(control_plane: KmmCp, tmp_path: Path) -> AsyncIterator[FaultProx
     if control_plane.alive:
         await asyncio.to_thread(control_plane.stop)
     direct = control_plane.settings["kubeconfig"]
-    async with proxied(control_plane.cluster, tmp_path, user=USER) as (proxy, kubeconfig):
+    async with proxied(control_plane.cluster, tmp_path, user=USER, groups=GROUPS) as (
+        proxy,
+        kubeconfig,
+    ):
         control_plane.settings["kubeconfig"] = str(kubeconfig)
         try:
             yield proxy

@@ -8,6 +8,7 @@ from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.sandbox import Sandbox
+from support import rights
 from support.stage import Stage
 
 
@@ -23,6 +24,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     )
     try:
         yield running
+        rights.leave(running.plane.layout.audit_log)
     finally:
         running.stop()
 

@@ -18,6 +18,7 @@ from support.stage import Stage, own_module, push_own
 
 CORE = "kmt_core"
 PRIVATE_PORT = 5001
+BINDING = Path(__file__).parents[2] / "manifests/samples/pull-secrets.yaml"
 PASSWORD = "correct-horse-battery-staple"
 
 
@@ -96,6 +97,11 @@ def apply_secret(stage: Stage, login: Login) -> None:
     stage.sandbox.kubectl.apply(yaml.safe_dump(secret))
 
 
+def allow_pull_secrets(stage: Stage) -> None:
+    """Let the control plane read the pull secrets of the namespace of our Modules, as users do."""
+    stage.sandbox.kubectl.apply(BINDING.read_text())
+
+
 def test_private_image_needs_the_right_secret_which_is_found_nowhere_afterwards(
     stage: Stage,
 ) -> None:
@@ -107,6 +113,7 @@ def test_private_image_needs_the_right_secret_which_is_found_nowhere_afterwards(
         built = kmodimage.image(kmodimage.layer(files | {"salt": b"private"}))
         image = kmodimage.push(registry, "kmod/private", "v1", built)
         apply_secret(stage, Login(user="robot", password="wrong"))
+        allow_pull_secrets(stage)
         outcome = stage.run("private", image, {"moduleName": CORE}, secret="pull")
         message = stage.wait_failed("private", "ImageUnauthorized")
         assert "Secret default/pull" in message

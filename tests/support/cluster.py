@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmm_sandbox.binaries import find_binaries
@@ -10,6 +10,7 @@ from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.progress import Progress
+from support import rights
 
 CRDS = Path(__file__).resolve().parents[2] / "crds"
 
@@ -22,6 +23,8 @@ class Cluster:
     api: KubeApi
     """An administrator's requests, synchronous."""
     kubectl: Kubectl
+    meant_refusals: set[rights.Call] = field(default_factory=set)
+    """What tests have kmm-cp ask for though it may not."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -63,6 +66,8 @@ def running_cluster(directory: Path) -> Iterator[Cluster]:
         kubectl = Kubectl(program=binaries.kubectl, kubeconfig=plane.kubeconfig)
         kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
         plane.wait_for_default_service_account()
-        yield Cluster(plane=plane, api=plane.api(), kubectl=kubectl)
+        cluster = Cluster(plane=plane, api=plane.api(), kubectl=kubectl)
+        yield cluster
+        rights.leave(cluster.audit_log, cluster.meant_refusals)
     finally:
         plane.stop()

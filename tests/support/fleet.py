@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmm_common.api.names import ready_label
+from kmm_common.backoff import Backoff
 from kmm_common.clock import SystemClock
 from kmm_common.desired import ModuleRef
+from kmm_cp.policy.pullsecrets import binding_command
 from kmm_sandbox.kubeapi import KubeApi, Object
 from kmm_sandbox.processes import wait_until
+from kmm_sandbox.programs import USER
 from support.badregistry import BadRegistry
 from support.certificates import NAMESPACE
 from support.history import Published, Violation, live
@@ -92,8 +95,12 @@ class Fleet:
         labels: Mapping[str, str] | None = None,
         kernel: str = KERNEL,
         daemon: bool = True,
+        patient: bool = False,
     ) -> SimNode:
-        """Add a node; it has the label fleet=<name of the fleet>."""
+        """Add a node; it has the label fleet=<name of the fleet>.
+
+        One that is `patient` does not try again by itself while a test runs.
+        """
         node = SimNode(
             name=f"{self.name}-{name}",
             labels={"fleet": self.name, **(labels or {})},
@@ -102,6 +109,8 @@ class Fleet:
             directory=self.directory / name,
             kernel=SimKernel(kernel_version=kernel),
         )
+        if patient:
+            node.retry = Backoff(600.0, 600.0)
         self.nodes[name] = node
         await asyncio.to_thread(node.register)
         if daemon:
@@ -329,6 +338,11 @@ class Fleet:
             lambda now: all(now[name] >= told[name] + count for name, count in due.items()),
             what=f"{due} at work",
         )
+
+    async def allow_pull_secrets(self) -> None:
+        """Bind the role that lets kmm-cp read the Secrets of the fleet's namespace."""
+        command = binding_command(self.name, f'User "{USER}"')
+        await asyncio.to_thread(self.control_plane.cluster.kubectl, *command.split()[1:])
 
     def _modules(self) -> str:
         return f"{KMM}/namespaces/{self.name}/modules"

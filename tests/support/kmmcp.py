@@ -18,12 +18,12 @@ import yaml
 
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import Launcher, Process, wait_until
+from kmm_sandbox.programs import GROUPS, USER
+from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT, Certificates
 from support.cluster import Cluster
 from support.history import Line, facts
 
-USER = "kmm-cp"
-RBAC = Path(__file__).resolve().parents[2] / "manifests" / "base" / "rbac.yaml"
 _RECONCILES = re.compile(
     r'kmm_cp_reconciles_total\{controller="(?P<controller>[^"]*)",.*\} (?P<count>[0-9.e+]+)'
 )
@@ -110,9 +110,10 @@ class KmmCp:
         return [line for line in lines if wanted <= line.items()]
 
     def refusals(self) -> set[str]:
-        """Return what the API server forbade it: verb and resource."""
-        refused = (line for line in self.audited() if line["responseStatus"]["code"] == 403)
-        return {f"{line['verb']} {line['objectRef']['resource']}" for line in refused}
+        """Return what the API server forbade it, and no test meant."""
+        with self.cluster.audit_log.open() as lines:
+            use = rights.use_of(rights.calls(lines), rights.rights(), self.cluster.meant_refusals)
+        return set(use.refused)
 
     def audited(self, since: int = 0) -> Iterator[Line]:
         """Yield what the audit log has of its requests, from a position on."""
@@ -176,7 +177,7 @@ def new_control_plane(cluster: Cluster, directory: Path) -> KmmCp:
     certificates = Certificates(directory / "link-pki")
     files = certificates.server()
     settings = {
-        "kubeconfig": str(cluster.kubeconfig_for(USER)),
+        "kubeconfig": str(cluster.kubeconfig_for(USER, GROUPS)),
         "namespace": NAMESPACE,
         "replica": "only",
         "listen": f"127.0.0.1:{_free_port()}",
@@ -192,7 +193,7 @@ def prepare_cluster(cluster: Cluster) -> None:
     cluster.api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
     cluster.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
-    cluster.kubectl("apply", "-f", str(RBAC))
+    cluster.kubectl("apply", "-f", str(rights.MANIFEST))
 
 
 def _free_port() -> int:

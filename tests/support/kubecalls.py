@@ -40,6 +40,9 @@ class KubeCalls:
         self._fail()
         return self.objects[name]
 
+    async def get_metadata(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        return await self.get(resource, name, namespace=namespace)
+
     async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
         name = body["metadata"]["name"]
         return self._take(Call("create", resource.plural, name, body, namespace))

@@ -65,6 +65,8 @@ class NodeImages(SimImages):
         super().__init__()
         self._node = node
         self.credentials: list[tuple[ModuleRef, Sequence[RegistryCredential]]] = []
+        self.password = ""
+        """If set, the registry takes no other."""
 
     async def prepare(self, module: DesiredModule) -> ReadyImage:
         self._node.kernel.calls.append(("prepare", module.ref))
@@ -72,6 +74,8 @@ class NodeImages(SimImages):
             assert self._node.link is not None
             given = await self._node.link.fetch(module.ref, refresh=False)
             self.credentials.append((module.ref, given))
+            if self.password and self.password not in {one.password for one in given}:
+                raise failure(Reason.IMAGE_UNAUTHORIZED, f"{module.image}: wrong password")
         if not module.image_digest and module.image not in self.digests:
             raise failure(Reason.IMAGE_NOT_FOUND, f"{module.image} does not exist")
         return await super().prepare(module)
@@ -87,6 +91,7 @@ class SimNode:
     control_plane: KmmCp = field(repr=False)
     directory: Path
     kernel: SimKernel = field(default_factory=SimKernel)
+    retry: Backoff = field(default_factory=lambda: Backoff(0.3, 1.0))
     lines: list[Line] = field(default_factory=list, repr=False)
     """The facts that its daemons logged."""
     link: LinkClient | None = None
@@ -167,7 +172,7 @@ class SimNode:
             journal=self._journal,
             clock=clock,
             metrics=metrics,
-            pace=Pace(drift_check=0.5, busy_check=0.2, retry=Backoff(0.3, 1.0)),
+            pace=Pace(drift_check=0.5, busy_check=0.2, retry=self.retry),
         )
         self.link = LinkClient(
             f"127.0.0.1:{self.control_plane.port}",

@@ -36,6 +36,7 @@ PAGE = 500
 _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METHODS = {"get": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
 """By verb, as the API server's audit log and RBAC call it."""
 _NO_ANSWER = "<error>"
@@ -59,6 +60,7 @@ class _Request:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     content_type: str = _JSON
+    accept: str = _JSON
 
     @property
     def path(self) -> str:
@@ -83,7 +85,7 @@ class KubeClient:
         self._configuration = configuration
         self._api = k8s.ApiClient(configuration)
         self._session: aiohttp.ClientSession = self._api.rest_client.pool_manager
-        self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
+        self._headers = {"User-Agent": user_agent}
         self._field_manager = field_manager
         self._observer = observer
 
@@ -112,6 +114,14 @@ class KubeClient:
         """Read one object, with quorum."""
         return await self._request(
             _Request(verb="get", resource=resource, name=name, namespace=namespace)
+        )
+
+    async def get_metadata(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        """Read one object's metadata, with quorum; the API server keeps the rest to itself."""
+        return await self._request(
+            _Request(
+                verb="get", resource=resource, name=name, namespace=namespace, accept=_METADATA
+            )
         )
 
     async def pages(
@@ -252,7 +262,7 @@ class KubeClient:
         self, request: _Request, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; raise the typed error for any answer but 2xx."""
-        headers = dict(self._headers)
+        headers = {**self._headers, "Accept": request.accept}
         if request.body is not None:
             headers["Content-Type"] = request.content_type
         for setting in (await self._configuration.auth_settings()).values():

@@ -13,7 +13,7 @@ from kmm_cp.policy.tolerance import Tolerance
 
 _NAMED = 3
 """Nodes that a message names of each kind."""
-_NOTE = 200
+_NOTE = 400
 """Characters of a node's own message in a Module's."""
 _TARGETS = (
     Kind.LOADED,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmm_cp.kube.client import KubeClient
-from kmm_cp.kube.errors import NotFoundError
+from kmm_cp.kube.errors import ForbiddenError, NotFoundError
 from kmm_cp.kube.resources import CONFIG_MAPS, NODE_MODULES_STATES, SECRETS
+from kmm_cp.policy.pullsecrets import SecretForbiddenError
 from kmm_cp.policy.values import NodeState
 from kmm_cp.serving.ports import PodFacts
 from kmm_cp.serving.values import Target
@@ -64,7 +65,7 @@ class StateReader:
 
 @dataclass(frozen=True, slots=True)
 class SecretReader:
-    """Reads Secrets, decoded; nothing is kept."""
+    """Reads Secrets, decoded; nothing is kept. Raises SecretForbiddenError."""
 
     client: KubeClient
 
@@ -73,8 +74,18 @@ class SecretReader:
             secret = await self.client.get(SECRETS, name, namespace=namespace)
         except NotFoundError:
             return None
+        except ForbiddenError as error:
+            raise SecretForbiddenError(namespace, name, refusal=str(error)) from error
         data = secret.get("data") or {}
         return {key: base64.b64decode(value) for key, value in data.items()}
+
+    async def version(self, namespace: str, name: str) -> str:
+        """Return a Secret's resourceVersion without its content; empty if it cannot be read."""
+        try:
+            found = await self.client.get_metadata(SECRETS, name, namespace=namespace)
+        except (NotFoundError, ForbiddenError):
+            return ""
+        return str(found["metadata"]["resourceVersion"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

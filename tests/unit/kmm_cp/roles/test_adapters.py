@@ -8,7 +8,8 @@ import pytest
 
 from kmm_common.api import names
 from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
-from kmm_cp.kube.errors import NotFoundError, UnavailableError
+from kmm_cp.kube.errors import ForbiddenError, NotFoundError, UnavailableError
+from kmm_cp.policy.pullsecrets import SecretForbiddenError
 from kmm_cp.roles.adapters import (
     ConfigMapWriter,
     PodCache,
@@ -62,6 +63,25 @@ def test_daemons_are_told_what_was_written_and_nothing_that_was_edited() -> None
     assert target_of(known) == Target(uid=known.uid, generation=3, modules=(WANTED,))
     assert target_of(replace(known, intact=False)) is None
     assert target_of(None) is None
+
+
+async def test_secret_that_is_forbidden_is_told_with_its_remedy() -> None:
+    client = KubeCalls()
+    client.errors.append(ForbiddenError('User "ann" cannot get', reason="Forbidden"))
+    with pytest.raises(SecretForbiddenError, match=r"Secret team/pull; .* --user=ann"):
+        await SecretReader(client).read("team", "pull")
+
+
+async def test_version_of_a_secret_is_empty_where_it_is_not_to_be_seen() -> None:
+    client = KubeCalls(objects={"pull": {"metadata": {"resourceVersion": "7"}}})
+    secrets = SecretReader(client)
+    assert await secrets.version("team", "pull") == "7"
+    for hidden in (GONE, ForbiddenError("no", reason="Forbidden")):
+        client.errors.append(hidden)
+        assert await secrets.version("team", "pull") == ""
+    client.errors.append(AWAY)
+    with pytest.raises(UnavailableError):
+        await secrets.version("team", "pull")
 
 
 async def test_state_is_read_from_the_cache_or_with_quorum() -> None:

@@ -1,0 +1,191 @@
+"""The rights that are shipped, held against every request that the API server's audit log has."""
+
+import json
+import os
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kmm_sandbox.programs import USER
+
+MANIFEST = Path(__file__).resolve().parents[2] / "manifests/base/rbac.yaml"
+COLLECTED = "KMM_RIGHTS_DIR"
+"""Variable of the environment: where each cluster leaves what became of the rights in it."""
+FORBIDDEN = 403
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Right:
+    """One verb on one resource."""
+
+    role: str
+    namespace: str
+    """Of a Role; "*" if bound for the cluster; "bound" if bound by whoever owns a namespace."""
+    resource: str
+    """resource.group, with its subresource: deployments/scale.apps, pods."""
+    verb: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.verb} {self.resource}"
+
+    def covers(self, call: "Call") -> bool:
+        """Tell whether it allows a call; where it is bound by others, the API server knew."""
+        return (
+            (self.resource, self.verb) == (call.resource, call.verb)
+            and self.namespace in ("*", "bound", call.namespace)
+            and (not self.names or call.name in self.names)
+        )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Call:
+    """What one request asked for."""
+
+    verb: str
+    resource: str
+    namespace: str
+    name: str
+    allowed: bool
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource} {self.namespace}/{self.name}"
+
+
+def rights(manifest: Path = MANIFEST) -> list[Right]:
+    """Return every right that a manifest gives."""
+    objects = list(yaml.safe_load_all(manifest.read_text()))
+    everywhere = {o["roleRef"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"}
+    return [
+        Right(role["metadata"]["name"], _where(role, everywhere), resource, verb, names)
+        for role in objects
+        if role["kind"] in ("Role", "ClusterRole")
+        for rule in role["rules"]
+        for resource in _resources(rule)
+        for verb in rule["verbs"]
+        for names in [tuple(rule.get("resourceNames", ()))]
+    ]
+
+
+def _where(role: Mapping[str, Any], everywhere: Iterable[str]) -> str:
+    if role["kind"] == "Role":
+        return str(role["metadata"]["namespace"])
+    return "*" if role["metadata"]["name"] in everywhere else "bound"
+
+
+def _resources(rule: Mapping[str, Any]) -> Iterator[str]:
+    for group in rule["apiGroups"]:
+        for resource in rule["resources"]:
+            yield f"{resource}.{group}" if group else resource
+
+
+def calls(lines: Iterable[str], user: str = USER) -> Iterator[Call]:
+    """Yield a user's requests for resources from an audit log; a watch counts as it begins."""
+    seen = set[str]()
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            # The last line may be half written.
+            continue
+        target = event.get("objectRef")
+        if event["user"].get("username") != user or not target or event["auditID"] in seen:
+            continue
+        seen.add(event["auditID"])
+        yield Call(
+            verb=event["verb"],
+            resource=_resource(target),
+            namespace=target.get("namespace", ""),
+            name=target.get("name") or _selected(event["requestURI"]),
+            allowed=event.get("responseStatus", {}).get("code") != FORBIDDEN,
+        )
+
+
+def _resource(target: Mapping[str, Any]) -> str:
+    group = target.get("apiGroup", "")
+    parts = (target["resource"], target.get("subresource", ""))
+    resource = "/".join(part for part in parts if part)
+    return f"{resource}.{group}" if group else resource
+
+
+def _selected(uri: str) -> str:
+    """Return the name that a list or watch is limited to by its field selector."""
+    found = re.search(r"fieldSelector=metadata\.name(?:%3D|=)([^&]+)", uri)
+    return found[1] if found else ""
+
+
+@dataclass(slots=True)
+class Use:
+    """What became of the rights in one cluster, or in several."""
+
+    used: Counter[str] = field(default_factory=Counter)
+    """Calls by right."""
+    beyond: Counter[str] = field(default_factory=Counter)
+    """Calls that were allowed though no shipped right covers them."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Calls that were forbidden, and no test meant that."""
+
+    def unused(self, shipped: Iterable[Right]) -> list[str]:
+        """Return the rights that no call needed."""
+        return [str(right) for right in shipped if not self.used[str(right)]]
+
+    def add(self, other: "Use") -> None:
+        """Take in another cluster's."""
+        self.used += other.used
+        self.beyond += other.beyond
+        self.refused += other.refused
+
+
+def use_of(made: Iterable[Call], shipped: Iterable[Right], meant: Iterable[Call] = ()) -> Use:
+    """Hold calls against rights; refusals that a test `meant` are none."""
+    use, shipped, expected = Use(), list(shipped), set(meant)
+    for call in made:
+        covering = [right for right in shipped if right.covers(call)]
+        if not call.allowed:
+            use.refused[str(call)] += call not in expected
+        elif covering:
+            use.used.update(map(str, covering))
+        else:
+            use.beyond[str(call)] += 1
+    use.refused = +use.refused
+    return use
+
+
+def leave(audit_log: Path, meant: Iterable[Call] = ()) -> None:
+    """Write what became of the rights in a cluster to where the run collects it, if it does."""
+    directory = os.environ.get(COLLECTED)
+    if directory and audit_log.exists():
+        with audit_log.open() as lines:
+            use = use_of(calls(lines), rights(), meant)
+        content = {"used": use.used, "beyond": use.beyond, "refused": use.refused}
+        Path(directory, f"{uuid.uuid4().hex}.json").write_text(json.dumps(content))
+
+
+def collected(directory: Path) -> Use:
+    """Return what all clusters of a run have left."""
+    whole = Use()
+    for file in sorted(directory.glob("*.json")):
+        content = json.loads(file.read_text())
+        whole.add(Use(*(Counter(content[key]) for key in ("used", "beyond", "refused"))))
+    return whole
+
+
+def table(use: Use, shipped: Iterable[Right]) -> str:
+    """Return how often each right was used, for people."""
+    rows = [f"  {use.used[str(right)]:>7} {right}" for right in shipped]
+    return "\n".join(["Requests of kmm-cp by right:", *rows])
+
+
+def problems(use: Use, shipped: Iterable[Right]) -> list[str]:
+    """Return what is wrong with the rights, after all that needs them has run."""
+    return [
+        *(f"never used, take it out: {right}" for right in use.unused(shipped)),
+        *(f"allowed, though no shipped rule does: {call} ({n})" for call, n in use.beyond.items()),
+        *(f"forbidden, and no test meant it: {call} ({n})" for call, n in use.refused.items()),
+    ]

@@ -1,0 +1,102 @@
+"""How requests are held against the rights that are shipped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmm_sandbox.programs import USER
+from support import rights
+from support.rights import Call, Right
+
+NODES = Right("cp", "*", "nodes", "list")
+PODS = Right("cp", "ours", "pods", "watch")
+SECRETS = Right("pull", "bound", "secrets", "get")
+LEASE = Right("cp", "*", "leases.coordination.k8s.io", "list", ("one",))
+
+
+def line(verb: str, resource: str, *, code: int = 200, uri: str = "/", **target: str) -> str:
+    event: dict[str, Any] = {
+        "auditID": f"{verb}{resource}{target}",
+        "verb": verb,
+        "user": {"username": USER},
+        "requestURI": uri,
+        "objectRef": {"resource": resource, **target},
+        "responseStatus": {"code": code},
+    }
+    return json.dumps(event)
+
+
+@pytest.mark.parametrize(
+    ("right", "call", "covered"),
+    [
+        (NODES, Call("list", "nodes", "", "", True), True),
+        (NODES, Call("watch", "nodes", "", "", True), False),
+        (NODES, Call("list", "nodes/status", "", "", True), False),
+        (PODS, Call("watch", "pods", "ours", "", True), True),
+        (PODS, Call("watch", "pods", "theirs", "", True), False),
+        (PODS, Call("watch", "pods", "", "", True), False),
+        (SECRETS, Call("get", "secrets", "theirs", "s", True), True),
+        (LEASE, Call("list", LEASE.resource, "", "one", True), True),
+        (LEASE, Call("list", LEASE.resource, "", "", True), False),
+    ],
+)
+def test_a_right_covers_its_verb_and_resource_where_it_is_bound(
+    right: Right, call: Call, covered: bool
+) -> None:
+    assert right.covers(call) is covered
+
+
+def test_requests_are_read_from_the_audit_log_once_each() -> None:
+    selected = "/apis/x?fieldSelector=metadata.name%3Done&watch=1"
+    lines = [
+        line("patch", "nodes", subresource="status", name="a"),
+        line("patch", "nodes", subresource="status", name="a"),
+        line("list", "leases", apiGroup="coordination.k8s.io", uri=selected),
+        line("get", "secrets", namespace="n", name="s", code=403),
+        line("get", "secrets").replace(USER, "somebody"),
+        json.dumps({"user": {"username": USER}, "requestURI": "/version"}),
+        '{"half',
+    ]
+    assert list(rights.calls(lines)) == [
+        Call("patch", "nodes/status", "", "a", True),
+        Call("list", "leases.coordination.k8s.io", "", "one", True),
+        Call("get", "secrets", "n", "s", False),
+    ]
+
+
+def test_what_is_unused_beyond_or_refused_is_told_and_what_a_test_meant_is_not() -> None:
+    shipped = [NODES, PODS]
+    meant = Call("get", "secrets", "n", "s", False)
+    refused = Call("delete", "nodes", "", "a", False)
+    made = [
+        Call("list", "nodes", "", "", True),
+        Call("get", "nodes", "", "a", True),
+        meant,
+        refused,
+    ]
+    use = rights.use_of(made, shipped, [meant])
+    assert rights.problems(use, shipped) == [
+        "never used, take it out: cp: watch pods",
+        "allowed, though no shipped rule does: get nodes /a (1)",
+        "forbidden, and no test meant it: delete nodes /a (1)",
+    ]
+    assert "      1 cp: list nodes" in rights.table(use, shipped)
+
+
+def test_what_clusters_leave_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "audit.log"
+    log.write_text(line("list", "nodes") + "\n")
+    rights.leave(log)
+    monkeypatch.setenv(rights.COLLECTED, str(tmp_path))
+    rights.leave(log)
+    rights.leave(log)
+    assert rights.collected(tmp_path).used == {"kmm-cp: list nodes": 2}
+
+
+def test_manifest_gives_secrets_to_nobody_for_the_cluster() -> None:
+    shipped = rights.rights()
+    assert {right.namespace for right in shipped if right.resource == "secrets"} == {"bound"}
+    assert {right.verb for right in shipped if right.resource == "secrets"} == {"get"}
+    assert not [right for right in shipped if "*" in (right.verb, right.resource)]
