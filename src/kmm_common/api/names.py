@@ -20,6 +20,11 @@ PAUSED_ANNOTATION = f"{LABEL_DOMAIN}/paused"
 """On a Module or a Node, "true": what nodes have of it, or the node has, stays as it is."""
 RETRY_ANNOTATION = f"{LABEL_DOMAIN}/retry"
 """On a Module: when its value changes, every node that failed tries again at once."""
+PULL_SECRET_ANNOTATION = f"{LABEL_DOMAIN}/pull-secret-version"
+"""On a Module: the version of its pull Secret that nodes on which a pull failed are to try.
+
+Written by the control plane.
+"""
 
 SPEC_HASH_ANNOTATION = f"{LABEL_DOMAIN}/spec-hash"
 """On a NodeModulesState: spec_hash() of what the control plane wrote there."""

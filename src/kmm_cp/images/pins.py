@@ -57,6 +57,10 @@ class _Row:
     resolution: Resolution
     asked: bool = True
     """Since the last look-up; a row that nobody asks for is not looked up again."""
+    again: int = 0
+    """How often look_again() has asked in vain."""
+    again_at: float = 0.0
+    """When it may ask next, in monotonic seconds."""
 
 
 class Pins:
@@ -111,6 +115,24 @@ class Pins:
             elif not isinstance(row.resolution, Pinned):
                 row.resolution = Pinned(digest)
                 self._on_change(key)
+
+    async def look_again(self, entry: DesiredModule) -> None:
+        """Ask anew what a pinned image stands for; it is for images that no node could load.
+
+        Asked in vain it waits as after a failed look-up. Where the registry does not tell, the
+        digest stays.
+        """
+        key, now = image_key(entry), self._clock.monotonic()
+        row = self._rows.get(key)
+        if row is None or not isinstance(row.resolution, Pinned) or now < row.again_at:
+            return
+        row.again += 1
+        row.again_at = now + self._backoff.delay(row.again)
+        found = await self._look_up(entry)
+        if isinstance(found, Pinned) and found != row.resolution and self._rows.get(key) is row:
+            _log_found(entry, found)
+            row.resolution, row.again = found, 0
+            self._on_change(key)
 
     async def run(self) -> None:
         """Carry out look-ups until cancelled."""

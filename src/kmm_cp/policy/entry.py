@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from kmm_common.api.module import ModprobeArgs as ArgsSpec
 from kmm_common.api.module import Module, ModuleLoaderContainer
-from kmm_common.api.names import RETRY_ANNOTATION, Reason
+from kmm_common.api.names import PULL_SECRET_ANNOTATION, RETRY_ANNOTATION, Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, config_hash
 from kmm_common.errors import TerminalError
 from kmm_common.oci.errors import InvalidReferenceError
@@ -80,9 +80,15 @@ def _image(module: Module, found: Merged, kernel_version: str) -> str:
 
 
 def _retry(module: Module) -> str:
-    """Return a token of the annotation, whose value may be of any length."""
-    value = module.metadata.annotations.get(RETRY_ANNOTATION)
-    return "" if value is None else hashlib.sha256(value.encode()).hexdigest()[:_TOKEN_LENGTH]
+    """Return a token of the annotations that ask for a retry, whose values may be of any length."""
+    annotations = module.metadata.annotations
+    asked = [annotations.get(key) for key in (RETRY_ANNOTATION, PULL_SECRET_ANNOTATION)]
+    given = [value for value in asked if value is not None]
+    if not given:
+        return ""
+    # A version alone is not to be taken for an asked retry of that value.
+    text = given[0] if asked[1] is None else f"{asked[0] or ''}\0{asked[1]}"
+    return hashlib.sha256(text.encode()).hexdigest()[:_TOKEN_LENGTH]
 
 
 def _modprobe(container: ModuleLoaderContainer) -> Modprobe:

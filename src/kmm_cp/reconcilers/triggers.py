@@ -30,11 +30,14 @@ class Triggers:
     connection_queue: Queue[str]
     pause_queue: Queue[str]
     module_queue: Queue[str]
+    retry_queue: Queue[str]
     status_queue: Queue[str]
     namespace_queue: Queue[str]
 
     def module_changed(self, change: Change[Module]) -> None:
         """Plan every node that the Module was or is meant for, or is on."""
+        if change.new is not None and change.new.status.get("failures"):
+            self.retry_queue.add(change.key, _priority(change))
         if not _differs_in_wish(change.old, change.new):
             return
         priority = _priority(change)

@@ -24,6 +24,7 @@ from kmm_cp.reconcilers.namespace import NamespaceReconciler
 from kmm_cp.reconcilers.node import NodeReconciler
 from kmm_cp.reconcilers.pause import PauseReconciler
 from kmm_cp.reconcilers.restore import RestoreReconciler
+from kmm_cp.reconcilers.retry import RetryReconciler
 from kmm_cp.reconcilers.triggers import Triggers
 from kmm_cp.roles.adapters import SecretReader
 from kmm_cp.roles.caches import Caches
@@ -139,6 +140,14 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             live=parts.live,
             disconnected_seconds=settings.disconnected_seconds,
         ).reconcile,
+        "retry": RetryReconciler(
+            client=parts.client,
+            modules=modules,
+            states=caches.states.store,
+            secrets=SecretReader(parts.client),
+            look_again=parts.pins.look_again,
+            observe=caches.modules.observe,
+        ).reconcile,
         "namespace": NamespaceReconciler(
             client=parts.client,
             modules=modules,
@@ -172,6 +181,7 @@ def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Tri
         connection_queue=controllers["connection"].queue,
         pause_queue=controllers["pause"].queue,
         module_queue=controllers["module"].queue,
+        retry_queue=controllers["retry"].queue,
         status_queue=controllers["module-status"].queue,
         namespace_queue=controllers["namespace"].queue,
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kmm_common.clock import Clock
-from kmm_common.desired import ModuleRef
+from kmm_common.desired import DesiredModule, ModuleRef
 from kmm_common.errors import TerminalError, TransientError
 from kmm_common.oci.credentials import RegistryCredential, credentials_of_secret
 from kmm_cp.serving.ports import Secrets, States
@@ -33,8 +33,10 @@ class SecretMissingError(TerminalError):
         super().__init__(message, reason="SecretNotFound")
 
 
-def secret_of(target: Target | None, ref: ModuleRef, *, uid: str, generation: int) -> str:
-    """Return the name of the Secret that a node may read for a Module.
+def private_module(
+    target: Target | None, ref: ModuleRef, *, uid: str, generation: int
+) -> DesiredModule:
+    """Return what is desired of a Module whose pull secret a node may have.
 
     TransientError while the cache may be behind what the daemon has; CredentialsRefusedError.
     """
@@ -43,7 +45,7 @@ def secret_of(target: Target | None, ref: ModuleRef, *, uid: str, generation: in
     module = target.by_ref().get(ref)
     if module is None or not module.pull_secret:
         raise CredentialsRefusedError(f"no pull secret of Module {ref} is meant for this node")
-    return module.pull_secret
+    return module
 
 
 @dataclass(slots=True, eq=False)
@@ -56,26 +58,29 @@ class _Entry:
 
 
 class PullCredentials:
-    """One GET for each Secret in ten seconds, whoever asks."""
+    """One GET for each Secret in ten seconds, whoever asks, and one for each retry asked for."""
 
     def __init__(self, *, states: States, secrets: Secrets, clock: Clock) -> None:
         self._states = states
         self._secrets = secrets
         self._clock = clock
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._entries: dict[tuple[str, str, str], _Entry] = {}
 
     async def answer(
         self, node: str, ref: ModuleRef, *, uid: str, generation: int, refresh: bool
     ) -> Sequence[RegistryCredential]:
         """Return the credentials of a Module's pull secret, for one of its nodes only."""
-        name = secret_of(self._states.cached(node), ref, uid=uid, generation=generation)
+        target = self._states.cached(node)
+        module = private_module(target, ref, uid=uid, generation=generation)
         self._forget()
-        entry = self._entries.setdefault((ref.namespace, name), _Entry())
+        # A retry that is asked for is for what the Secret is from then on.
+        key = (ref.namespace, module.pull_secret, module.retry)
+        entry = self._entries.setdefault(key, _Entry())
         # Asked before this moment is as good as asked now for those who waited for the lock.
         newest = self._clock.monotonic() - (REFRESH_SECONDS if refresh else SHARED_SECONDS)
         async with entry.lock:
             if entry.read_at <= newest:
-                entry.credentials = await self._read(ref.namespace, name)
+                entry.credentials = await self._read(ref.namespace, module.pull_secret)
                 entry.read_at = self._clock.monotonic()
             return entry.credentials
 

@@ -100,6 +100,37 @@ async def test_a_pinned_image_is_not_asked_for_again_when_its_tag_moves(world):
     assert len(world.asked) == 1
 
 
+async def test_a_pinned_image_that_failed_is_looked_up_again_now_and_then(world):
+    async with world.running() as pins:
+        pins(ENTRY)
+        await rest()
+        world.answers[ENTRY.image] = NEWER
+        await pins.look_again(ENTRY)
+        assert pins(ENTRY) == Pinned(NEWER)
+        assert world.told == [image_key(ENTRY)] * 2
+        await pins.look_again(ENTRY)
+        assert len(world.asked) == 2
+        world.answers[ENTRY.image] = NotFoundError("no such tag")
+        for seconds, asked in ((11, 3), (9, 3), (2, 4), (19, 4), (2, 5)):
+            await world.clock.advance(seconds)
+            await pins.look_again(ENTRY)
+            assert len(world.asked) == asked
+        assert pins(ENTRY) == Pinned(NEWER)
+    assert len(world.told) == 2
+
+
+async def test_an_image_that_is_not_pinned_is_not_looked_up_again(world):
+    world.answers[ENTRY.image] = NotFoundError("no such tag")
+    await world.pins.look_again(ENTRY)
+    assert world.asked == []
+
+
+async def test_an_image_that_was_adopted_is_looked_up_again(world):
+    world.pins.adopt({image_key(ENTRY): NEWER})
+    await world.pins.look_again(ENTRY)
+    assert world.pins(ENTRY) == Pinned(DIGEST)
+
+
 async def test_another_kernel_or_a_new_module_is_asked_for_on_its_own(world):
     async with world.running() as pins:
         pins(ENTRY)

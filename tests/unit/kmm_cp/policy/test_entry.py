@@ -2,7 +2,7 @@
 
 import pytest
 
-from kmm_common.api.names import RETRY_ANNOTATION
+from kmm_common.api.names import PULL_SECRET_ANNOTATION, RETRY_ANNOTATION
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, RegistryTLS, config_hash
 from kmm_common.errors import TerminalError
 from kmm_cp.policy.entry import Entries, entry_for, with_digest
@@ -144,3 +144,12 @@ def test_a_retry_changes_the_entry_and_nothing_that_reaches_the_kernel(value):
     assert after.config_hash == before.config_hash
     again = module(metadata={"annotations": {RETRY_ANNOTATION: f"{value}2"}})
     assert made(again).retry not in ("", after.retry)
+
+
+def test_a_version_of_the_pull_secret_is_a_retry_apart_from_one_that_is_asked_for():
+    versions, asked = {PULL_SECRET_ANNOTATION: "7"}, {RETRY_ANNOTATION: "7"}
+    tokens = {
+        made(module(metadata={"annotations": annotations})).retry
+        for annotations in (versions, asked, {**versions, **asked}, {PULL_SECRET_ANNOTATION: "8"})
+    }
+    assert len(tokens - {""}) == 4

@@ -39,7 +39,7 @@ class World:
     """Two nodes, a and b, of which a has the label gpu."""
 
     def __init__(self, *modules: Module, states: tuple[NodeState, ...] = ()) -> None:
-        queues = ("node", "label", "connection", "pause", "module", "status", "namespace")
+        queues = ("node", "label", "connection", "pause", "module", "retry", "status", "namespace")
         self.queues = {name: Keys() for name in queues}
         self.triggers = Triggers(
             modules={str(each.ref): each for each in modules},
@@ -76,8 +76,18 @@ ALL_NODES = {**ALL_OF_A, "node": {"a", "b"}}
         (FOR_GPU, edited({"annotations": {"a": "b"}}), ALL_OF_A),
         (FOR_GPU, edited({"resourceVersion": "2"}), {}),
         (FOR_GPU, FOR_GPU.model_copy(update={"status": {"observedGeneration": 1}}), {}),
+        (FOR_GPU, FOR_GPU.model_copy(update={"status": {"failures": [{}]}}), {"retry": {KEY}}),
     ],
-    ids=["new", "gone", "for more", "for less", "annotated", "version only", "status only"],
+    ids=[
+        "new",
+        "gone",
+        "for more",
+        "for less",
+        "annotated",
+        "version only",
+        "status only",
+        "failures",
+    ],
 )
 def test_module_plans_the_nodes_that_it_was_or_is_meant_for(
     old: Module | None, new: Module | None, expected: dict[str, set[str]]

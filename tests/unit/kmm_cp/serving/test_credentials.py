@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,16 @@ async def test_refresh_reads_anew_and_many_share_that(
     answers = await asyncio.gather(*(ask(credentials, refresh=True) for _ in range(20)))
     assert set(answers) == {"secret-2"}
     assert len(world.secret_reads) == 2
+
+
+async def test_retry_that_is_asked_for_gets_what_the_secret_is_now(
+    credentials: PullCredentials, world: World
+) -> None:
+    await ask(credentials)
+    world.secrets["default", "pull"] = config("secret-2")
+    world.cache["b"] = target(4, replace(PRIVATE, retry="token"))
+    assert await ask(credentials, "b", generation=4) == "secret-2"
+    assert await ask(credentials, "a") == "secret-1"
 
 
 @pytest.mark.parametrize(
