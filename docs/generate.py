@@ -1,4 +1,4 @@
-"""Writes docs/reference/settings.md from the settings models; --check compares instead."""
+"""Writes the pages of docs/reference that are made of code; --check compares instead."""
 
 import ast
 import inspect
@@ -6,6 +6,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
+
+import rbac
 
 import kmm_cp.settings
 import kmm_daemon.settings
@@ -75,13 +77,15 @@ def _meanings(model: type[Strict]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the page, or with --check tell whether it is up to date."""
+    """Write the pages, or with --check tell whether they are up to date."""
+    pages = {PAGE: page(), rbac.PAGE: rbac.page()}
     if sys.argv[1:] == ["--check"]:
-        if PAGE.read_text() == page():
-            return 0
-        sys.stderr.write("docs/reference/settings.md is not what the settings are: make generate\n")
-        return 1
-    PAGE.write_text(page())
+        stale = [path.name for path, text in pages.items() if path.read_text() != text]
+        if stale:
+            sys.stderr.write(f"docs/reference: {', '.join(stale)} are out of date: make generate\n")
+        return int(bool(stale))
+    for path, text in pages.items():
+        path.write_text(text)
     return 0
 
 
