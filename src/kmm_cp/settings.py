@@ -49,6 +49,8 @@ class Settings(Strict):
     """How many nodes, or which share, may fail before a Module is Stalled."""
     disconnected_seconds: float = Field(default=300.0, gt=0)
     """How long a Module's deletion waits for a node whose daemon is away."""
+    neighbours: Literal["refuse", "warn"] = "refuse"
+    """Whether to start where another KMM is active: refuse, or warn and go on."""
     log_format: Literal["text", "json"] = "text"
     """text for people, json for programs."""
 

@@ -117,6 +117,9 @@ class EventCalls:
 
     told: list[Told] = field(default_factory=list)
 
+    async def drain(self) -> None:
+        """There is nothing to be written."""
+
     def normal(self, regarding: Regarding, reason: str, message: str) -> None:
         self._add("Normal", regarding, reason, message)
 

@@ -106,6 +106,7 @@ class Event(StrEnum):
     STATE_RESTORED = "StateRestored"
     SESSION_FLAPPING = "SessionFlapping"
     IDENTITY_REFUSED = "IdentityRefused"
+    ANOTHER_KMM = "AnotherKMM"
 
 
 class Reason(StrEnum):

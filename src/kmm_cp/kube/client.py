@@ -151,6 +151,13 @@ class KubeClient:
             if not query["continue"]:
                 return
 
+    async def named(self, resource: Resource, name: str) -> list[Object]:
+        """Return the objects of one name in all namespaces, as the API server's cache has them."""
+        query = {"fieldSelector": f"metadata.name={name}", "resourceVersion": "0"}
+        answer = await self._request(_Request(verb="get", resource=resource, query=query))
+        items: list[Object] = answer["items"]
+        return items
+
     async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
         return await self._request(
             _Request(verb="create", resource=resource, namespace=namespace, body=body)

@@ -48,6 +48,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._neighbours = gauge(
+            "kmm_cp_neighbours", "Other KMMs that are active on the Modules of this cluster."
+        )
         self._depth = gauge("kmm_cp_queue_depth", "Keys waiting for a worker.", ["controller"])
         for kind in Kind:
             self._updates.labels(kind.value)
@@ -90,6 +93,10 @@ class Metrics:
     def flapping(self) -> None:
         """Count a node whose daemons take its session from each other."""
         self._flapping.inc()
+
+    def neighbours(self, count: int) -> None:
+        """Tell how many other KMMs are active."""
+        self._neighbours.set(count)
 
     def exposition(self) -> bytes:
         """Return Prometheus' text format."""

@@ -15,6 +15,7 @@ from kmm_common.monitoring import MonitoringServer
 from kmm_common.program import told_to_stop
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
+from kmm_cp.kube.neighbours import Neighbours
 from kmm_cp.roles.caches import caches as build_caches
 from kmm_cp.roles.control import Control, control
 from kmm_cp.roles.metrics import Metrics
@@ -60,6 +61,7 @@ class _Parts:
     manager: Manager
     served: Serving
     events: EventRecorder
+    neighbours: Neighbours
 
 
 async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None:
@@ -71,9 +73,21 @@ async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None
     try:
         with listening("listen", settings.listen):
             await parts.served.listener.start()
-        await _until_stopped(parts)
+        if settings.neighbours == "warn" or await _is_alone(parts.neighbours):
+            await _until_stopped(parts)
     finally:
         await monitoring.stop()
+
+
+async def _is_alone(neighbours: Neighbours) -> bool:
+    """Return when no other KMM is active; False if told to stop before that is known."""
+    looking = asyncio.create_task(neighbours.require_none(), name="neighbours")
+    await told_to_stop([looking])
+    if not looking.done():
+        looking.cancel()
+        return False
+    looking.result()
+    return True
 
 
 async def _until_stopped(parts: _Parts) -> None:
@@ -108,14 +122,21 @@ def _wired(client: KubeClient, settings: Settings, metrics: Metrics) -> _Parts:
     sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     metrics.watch_modules(caches.modules.store)
     metrics.watch_sessions(sessions.nodes)
+    neighbours = Neighbours(
+        client=client,
+        events=events,
+        namespace=settings.namespace,
+        tell=metrics.neighbours,
+        clock=clock,
+    )
     manager = Manager(
         caches=caches.all(),
-        services=_services(leading, served, events),
+        services=[*_services(leading, served, events), _Named("neighbours", neighbours.run)],
         controllers=leading.controllers,
         clock=clock,
         before_controllers=leading.adopt_digests,
     )
-    return _Parts(manager=manager, served=served, events=events)
+    return _Parts(manager=manager, served=served, events=events, neighbours=neighbours)
 
 
 def _services(leading: Control, served: Serving, events: EventRecorder) -> list[_Named]:
