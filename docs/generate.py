@@ -11,7 +11,7 @@ import rbac
 
 import kmm_cp.settings
 import kmm_daemon.settings
-from kmm_common.settings import Strict
+from kmm_common.settings import Strict, is_reloadable
 
 PAGE = Path(__file__).parent / "reference/settings.md"
 
@@ -22,6 +22,13 @@ overrides a setting: its prefix and the setting's name in capitals, with a value
 An unknown or wrong setting ends the start with exit code 2 and the setting's name. The daemon's
 file is best kept in JSON: it loads PyYAML only for what is no JSON, and keeps 1 MiB less in memory
 on every node.
+
+The file is looked at every ten seconds. A change of a setting that needs no restart is taken then,
+also where kubelet swaps a mounted ConfigMap; one that needs a restart waits for it, and the log
+names it (`settings wait for a restart`). A file that has become wrong changes nothing: the log
+says why, once, and the metric `kmm_cp_config_last_reload_successful` or
+`kmm_daemon_config_last_reload_successful` is 0 until it is right. Variables of the environment hold
+until the program ends.
 
 This page is generated from the code.
 """
@@ -40,8 +47,8 @@ def _section(name: str, prefix: str, model: type[Strict]) -> str:
     lines = [
         f"\n## {name}\n",
         f"Prefix: `{prefix}`.\n",
-        "| setting | default | meaning |",
-        "|---|---|---|",
+        "| setting | default | restart | meaning |",
+        "|---|---|---|---|",
         *_rows(model, ""),
     ]
     return "\n".join(lines) + "\n"
@@ -58,7 +65,8 @@ def _rows(model: type[Strict], prefix: str) -> list[str]:
         default = f"`{field['default']}`" if field.get("default") not in (None, "") else ""
         if name in schema.get("required", ()):
             default = "required"
-        rows.append(f"| `{prefix}{name}` | {default} | {meanings[name]} |")
+        restart = "no" if is_reloadable(model, name) else "yes"
+        rows.append(f"| `{prefix}{name}` | {default} | {restart} | {meanings[name]} |")
     return rows
 
 
@@ -67,8 +75,8 @@ def _meanings(model: type[Strict]) -> dict[str, str]:
 
     pydantic can do it, too, but then every start of a daemon would parse its own source.
     """
+    found = _meanings(cast(type[Strict], model.__base__)) if model.__base__ is not Strict else {}
     (definition,) = ast.parse(inspect.getsource(model)).body
-    found: dict[str, str] = {}
     for field, text in pairwise(cast(ast.ClassDef, definition).body):
         match field, text:
             case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(meaning))):

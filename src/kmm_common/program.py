@@ -2,25 +2,22 @@
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from kmm_common import logs
+from kmm_common.clock import SystemClock
 from kmm_common.errors import KmmError
+from kmm_common.reload import SettingsFile
+from kmm_common.settings import ProgramSettings
 
 WRONG_SETTINGS = 2
 REFUSED = 1
-
-
-class ProgramSettings(Protocol):
-    """What every program lets an administrator set."""
-
-    @property
-    def log_format(self) -> str: ...
 
 
 S = TypeVar("S", bound=ProgramSettings)
@@ -31,29 +28,36 @@ def run_program(
     description: str,
     *,
     load: Callable[[Path], S],
-    run: Callable[[S], None],
+    run: Callable[[SettingsFile[S]], None],
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a program to its end; return its exit code.
 
-    `load` and `run` refuse by KmmError, which becomes one line on standard error.
+    `run` is given the file that the settings are from. It and `load` refuse by KmmError, which
+    becomes one line on standard error.
     """
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML or JSON file of settings")
     parser.add_argument("--version", action="version", version=f"{name} {version('kmm')}")
     options = parser.parse_args(arguments)
     try:
-        settings = load(options.config)
+        settings = SettingsFile(options.config, load, clock=SystemClock())
     except KmmError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return WRONG_SETTINGS
-    logs.configure(as_json=settings.log_format == "json")
+    _configure_logs(settings.current)
+    settings.on_change(_configure_logs)
     try:
         run(settings)
     except (KmmError, OSError) as error:
         sys.stderr.write(f"{name}: {error}\n")
         return REFUSED
     return 0
+
+
+def _configure_logs(settings: ProgramSettings) -> None:
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logs.configure(as_json=settings.log_format == "json", level=level)
 
 
 async def told_to_stop(tasks: Iterable[asyncio.Task[Any]]) -> None:

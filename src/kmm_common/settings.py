@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,13 +28,35 @@ Address = Annotated[
 """host:port, [v6]:port or :port."""
 
 
+class _Reloadable:
+    """Marks a setting that is taken while the program runs."""
+
+
+RELOADABLE = _Reloadable()
+"""For Annotated: a change of this setting needs no restart."""
+
+
 class Strict(BaseModel):
     """Base of settings: unknown names are refused. A text under a field is its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ProgramSettings(Strict):
+    """What an administrator can set of every program."""
+
+    log_format: Annotated[Literal["text", "json"], RELOADABLE] = "text"
+    """text for people, json for programs."""
+    log_level: Annotated[Literal["info", "warning", "error"], RELOADABLE] = "info"
+    """What is logged at least; above info the steps of each node and Module are not."""
+
+
 S = TypeVar("S", bound=Strict)
+
+
+def is_reloadable(model: type[Strict], name: str) -> bool:
+    """Tell whether a change of a setting is taken without a restart."""
+    return RELOADABLE in model.model_fields[name].metadata
 
 
 def load_settings(model: type[S], path: Path, *, prefix: str, environment: Mapping[str, str]) -> S:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from kmm_common.program import run_program
+from kmm_common.reload import SettingsFile
 from kmm_cp import settings
 from kmm_cp.roles import standalone
 from kmm_cp.settings import Settings
@@ -17,14 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _run(chosen: Settings) -> None:
+def _run(file: SettingsFile[Settings]) -> None:
     """Run on uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(standalone.run(chosen))
+        asyncio.run(standalone.run(file))
     else:
-        uvloop.run(standalone.run(chosen))
+        uvloop.run(standalone.run(file))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kmm_common.settings import Address, Strict, load_settings
+from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
 
 PREFIX = "KMM_CP_"
 
@@ -23,7 +23,7 @@ class TlsSettings(Strict):
     """What daemons' certificates must be signed by."""
 
 
-class Settings(Strict):
+class Settings(ProgramSettings):
     """Everything an administrator can set."""
 
     kubeconfig: Path | None = None
@@ -45,14 +45,12 @@ class Settings(Strict):
     """Service account of the daemon's Pods; a certificate that names another is refused."""
     daemon_daemonset: str = ""
     """DaemonSet that the daemon's Pods must belong to; if empty, anything may have made them."""
-    tolerated_failures: Annotated[str, Field(pattern=r"^\d+%?$")] = "0"
+    tolerated_failures: Annotated[str, Field(pattern=r"^\d+%?$"), RELOADABLE] = "0"
     """How many nodes, or which share, may fail before a Module is Stalled."""
-    disconnected_seconds: float = Field(default=300.0, gt=0)
+    disconnected_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 300.0
     """How long a Module's deletion waits for a node whose daemon is away."""
     neighbours: Literal["refuse", "warn"] = "refuse"
     """Whether to start where another KMM is active: refuse, or warn and go on."""
-    log_format: Literal["text", "json"] = "text"
-    """text for people, json for programs."""
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -88,6 +88,10 @@ class Agent:
         self._wake = asyncio.Event()
         self._view = KernelView(boot_id="", kernel_version="")
 
+    def keep(self, pace: Pace) -> None:
+        """Go at another pace from the next wait on."""
+        self._pace = pace
+
     async def start(self) -> None:
         """Take over the journal and report what is; nothing is touched before run()."""
         await self._state.restore()

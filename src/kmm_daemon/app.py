@@ -14,6 +14,7 @@ from kmm_common.logs import log
 from kmm_common.monitoring import MonitoringServer
 from kmm_common.oci.credentials import RegistryCredential
 from kmm_common.program import told_to_stop
+from kmm_common.reload import SettingsFile
 from kmm_common.tls import TlsFiles
 from kmm_daemon.agent import Agent, Pace
 from kmm_daemon.images.worker import ImagePlace, ImageWorker
@@ -59,18 +60,19 @@ class _Told:
             listener.session(connected=connected, problem=problem)
 
 
-async def run(settings: Settings) -> None:
+async def run(file: SettingsFile[Settings]) -> None:
     """Run until SIGTERM or SIGINT. Raises KmmError or OSError if it cannot start.
 
     A signal ends the process at once and unloads nothing: modules outlive their daemon.
     """
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
     asyncio.get_running_loop().set_default_executor(threads)
-    with only_one(settings.run_dir):
-        await _run(settings)
+    with only_one(file.current.run_dir):
+        await _run(file)
 
 
-async def _run(settings: Settings) -> None:
+async def _run(file: SettingsFile[Settings]) -> None:
+    settings = file.current
     clock, credentials = SystemClock(), _Credentials()
     metrics = Metrics(version=version("kmm"))
     metrics.certificate(settings.tls.cert)
@@ -92,13 +94,16 @@ async def _run(settings: Settings) -> None:
         journal=journal,
         clock=clock,
         metrics=metrics,
-        pace=Pace(drift_check=settings.drift_check_seconds),
+        pace=_pace(settings),
     )
+    file.on_change(lambda new: agent.keep(_pace(new)))
+    file.on_change(lambda new: kernel.limit(_deadline(new)))
+    metrics.watch_settings(lambda: file.right)
     credentials.link = link = _link(settings, agent, told, clock)
     try:
         await images.open()
         await agent.start()
-        await _serve(settings, (agent.run, images.run, link.run), metrics)
+        await _serve(settings, (agent.run, images.run, link.run, file.run), metrics)
     finally:
         journal.close()
 
@@ -135,8 +140,15 @@ def _kernel(settings: Settings) -> ModprobeKernel:
         firmware=settings.firmware_dir,
         module_trees=settings.module_trees,
     )
-    deadline = Deadline(seconds=settings.modprobe_seconds, grace=settings.modprobe_grace_seconds)
-    return ModprobeKernel(places, Runner(), Programs.find(), deadline)
+    return ModprobeKernel(places, Runner(), Programs.find(), _deadline(settings))
+
+
+def _deadline(settings: Settings) -> Deadline:
+    return Deadline(seconds=settings.modprobe_seconds, grace=settings.modprobe_grace_seconds)
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(drift_check=settings.drift_check_seconds)
 
 
 def _link(settings: Settings, agent: Agent, told: Told, clock: Clock) -> LinkClient:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from kmm_common.program import run_program
+from kmm_common.reload import SettingsFile
 from kmm_daemon import app, settings, status
 from kmm_daemon.settings import Settings
 
@@ -22,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(name, description, load=settings.load, run=run, arguments=words)
 
 
-def _run(chosen: Settings) -> None:
-    asyncio.run(app.run(chosen))
+def _run(file: SettingsFile[Settings]) -> None:
+    asyncio.run(app.run(file))
 
 
-def _tell(chosen: Settings) -> None:
-    sys.stdout.write(f"{status.as_text(asyncio.run(status.look(chosen)))}\n")
+def _tell(file: SettingsFile[Settings]) -> None:
+    sys.stdout.write(f"{status.as_text(asyncio.run(status.look(file.current)))}\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What Prometheus sees of the daemon; no label grows with the number of Modules."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import nan
 from pathlib import Path
 
@@ -60,6 +60,12 @@ class Metrics:
             registry=registry,
         )
         self._expiration.set(nan)
+        self._settings = Gauge(
+            "kmm_daemon_config_last_reload_successful",
+            "1 unless the settings file has become wrong since the start.",
+            registry=registry,
+        )
+        self._settings.set(1)
         for counter in self._steps.values():
             counter.labels("ok")
             counter.labels("failed")
@@ -85,6 +91,10 @@ class Metrics:
     def certificate(self, path: Path) -> None:
         """Tell at every scrape when the certificate in a file ends: it is renewed meanwhile."""
         self._expiration.set_function(lambda: _expiry(path))
+
+    def watch_settings(self, right: Callable[[], bool]) -> None:
+        """Tell from now on whether the settings file can be taken as it is."""
+        self._settings.set_function(lambda: float(right()))
 
     def session(self, *, connected: bool, problem: str = "") -> None:
         """Set whether there is a session with the control plane."""

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from kmm_common.settings import Address, Strict, load_settings
+from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
 
 PREFIX = "KMM_DAEMON_"
 
@@ -23,7 +23,7 @@ class TlsSettings(Strict):
     """What the control plane's certificate must be signed by."""
 
 
-class Settings(Strict):
+class Settings(ProgramSettings):
     """Everything an administrator can set."""
 
     server: Address
@@ -45,16 +45,14 @@ class Settings(Strict):
     """How much the images of Modules that are not desired any more may take."""
     image_user: Annotated[int, Field(ge=1, lt=2**32 - 1)] = 65532
     """uid and gid that images are pulled and unpacked as, in a process without root's rights."""
-    drift_check_seconds: Annotated[float, Field(gt=0, le=60)] = 30.0
+    drift_check_seconds: Annotated[float, Field(gt=0, le=60), RELOADABLE] = 30.0
     """How often the kernel is looked at when nothing else happens."""
-    modprobe_seconds: Annotated[float, Field(gt=0)] = 60.0
+    modprobe_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 60.0
     """After which a modprobe is asked to end."""
-    modprobe_grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    modprobe_grace_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 10.0
     """After which one that was asked is killed."""
     metrics_listen: Address = "127.0.0.1:8081"
     """Where /metrics, /healthz and /readyz are served."""
-    log_format: Literal["text", "json"] = "text"
-    """text for people, json for programs."""
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -57,16 +57,24 @@ class KmmCp:
     def log(self) -> Path:
         return self.directory / "kmm-cp.log"
 
+    @property
+    def configuration(self) -> Path:
+        """Its settings file."""
+        return self.directory / "kmm-cp.yaml"
+
     def start(self) -> None:
         """Start it and wait until its caches are synced."""
         self.launch()
         wait_until(self.is_ready, seconds=START_SECONDS, what="kmm-cp's /readyz")
 
+    def configure(self, **changes: Any) -> None:
+        """Write its settings file, with changes that hold until it is written again."""
+        self.configuration.write_text(yaml.safe_dump({**self.settings, **changes}))
+
     def launch(self) -> None:
         """Start it; do not wait."""
-        config = self.directory / "kmm-cp.yaml"
-        config.write_text(yaml.safe_dump(self.settings))
-        argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(config)]
+        self.configure()
+        argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(self.configuration)]
         launcher = Launcher(logs=self.directory, leashed=True)
         starting = self._starter.submit(launcher.start, "kmm-cp", argv, log=self.log)
         self.process = starting.result(START_SECONDS)

@@ -39,6 +39,7 @@ class TmpKernel(Runner):
         self.root = root
         self.rows = {row.name: row for row in rows}
         self.commands: list[list[str]] = []
+        self.deadlines: list[Deadline] = []
         self.trouble: dict[str, Trouble] = {}
         self.needs: dict[str, tuple[str, ...]] = {}
         self.held: list[int] = []
@@ -102,6 +103,7 @@ class TmpKernel(Runner):
         self, argv: Sequence[str], deadline: Deadline, claim: Claim | None = None
     ) -> Completed:
         self.commands.append(list(argv))
+        self.deadlines.append(deadline)
         if claim:
             claim.started(PID)
         completed = self._run(argv)

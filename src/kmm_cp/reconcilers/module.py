@@ -14,6 +14,7 @@ from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.resources import MODULES
 from kmm_cp.policy.deletion import waits_for
+from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.runtime.controller import DONE, Result
 
@@ -33,7 +34,7 @@ class ModuleReconciler:
     states: Mapping[str, NodeState]
     events: EventRecorder
     live: Callable[[str], bool]
-    disconnected_seconds: float
+    rules: Callable[[], Rules]
     clock: Clock
     _released: dict[str, str] = field(default_factory=dict)
     """uid by key: the cache shows a Module for a moment after it was let go."""
@@ -64,7 +65,7 @@ class ModuleReconciler:
             self.states.values(),
             live=self.live,
             now=self.clock.now(),
-            disconnected_seconds=self.disconnected_seconds,
+            disconnected_seconds=self.rules().disconnected_seconds,
         )
         if waits:
             return Result(requeue_after=_RECHECK_SECONDS)

@@ -28,7 +28,7 @@ class ModuleStatusReconciler:
     states: Mapping[str, NodeState]
     digests: Digests
     live: Callable[[str], bool]
-    rules: Rules
+    rules: Callable[[], Rules]
     observe: Callable[[Object], None]
     """Told every written Module, so that nothing is said twice before the watch brings it."""
     clock: Clock
@@ -43,7 +43,7 @@ class ModuleStatusReconciler:
             self.states,
             self.digests,
             live=self.live,
-            rules=self.rules,
+            rules=self.rules(),
             now=self.clock.now(),
         )
         if status != module.status:

@@ -93,6 +93,11 @@ class Triggers:
         for ref in _refs(self.states.get(node)):
             self._module_may_have_changed(str(ref), priority)
 
+    def rules_changed(self) -> None:
+        """Judge every Module anew: what is set for all of them is not what it was."""
+        for key in self.modules:
+            self._module_may_have_changed(key, Priority.FRESH)
+
     def image_changed(self, key: ImageKey) -> None:
         """A registry answered: plan the nodes that wait for it."""
         for name, node in self.nodes.items():

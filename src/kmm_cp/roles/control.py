@@ -45,6 +45,8 @@ class Control:
     """Told the nodes that this replica serves whenever they change."""
     adopt_digests: Callable[[], None]
     """Called once the caches are synced, before the controllers start."""
+    rules_changed: Callable[[], None]
+    """Called when an administrator has changed what holds for all Modules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,16 @@ class _Parts:
     caches: Caches
     live: Live
     pins: Pins
-    settings: Settings
+    rules: Callable[[], Rules]
     clock: Clock
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return what an administrator has set for all Modules."""
+    return Rules(
+        tolerated_failures=settings.tolerated_failures,
+        disconnected_seconds=settings.disconnected_seconds,
+    )
 
 
 def control(
@@ -63,7 +73,7 @@ def control(
     caches: Caches,
     events: EventRecorder,
     *,
-    settings: Settings,
+    rules: Callable[[], Rules],
     metrics: Metrics,
     clock: Clock,
 ) -> Control:
@@ -82,7 +92,7 @@ def control(
         caches=caches,
         live=live,
         pins=pins,
-        settings=settings,
+        rules=rules,
         clock=clock,
     )
     restore = RestoreReconciler(client=client, events=events, nodes=caches.nodes.store)
@@ -105,13 +115,14 @@ def control(
         restore=restore,
         restore_controller=controllers["restore"],
         sessions_changed=_sessions_handler(live, triggers),
+        rules_changed=triggers.rules_changed,
         adopt_digests=lambda: pins.adopt(known_digests(caches.states.store.values())),
     )
 
 
 def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
     """Return the reconcilers that read all three caches."""
-    caches, settings = parts.caches, parts.settings
+    caches = parts.caches
     shared: dict[str, Any] = {"client": parts.client, "clock": parts.clock}
     views: dict[str, Any] = {"nodes": caches.nodes.store, "states": caches.states.store}
     modules = caches.modules.store
@@ -138,7 +149,7 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             modules=modules,
             events=parts.events,
             live=parts.live,
-            disconnected_seconds=settings.disconnected_seconds,
+            rules=parts.rules,
         ).reconcile,
         "retry": RetryReconciler(
             client=parts.client,
@@ -163,10 +174,7 @@ def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
             digests=parts.pins,
             live=parts.live,
             observe=caches.modules.observe,
-            rules=Rules(
-                tolerated_failures=settings.tolerated_failures,
-                disconnected_seconds=settings.disconnected_seconds,
-            ),
+            rules=parts.rules,
         ).reconcile,
     }
 

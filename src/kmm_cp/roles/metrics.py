@@ -48,6 +48,11 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._settings = gauge(
+            "kmm_cp_config_last_reload_successful",
+            "1 unless the settings file has become wrong since the start.",
+        )
+        self._settings.set(1)
         self._neighbours = gauge(
             "kmm_cp_neighbours", "Other KMMs that are active on the Modules of this cluster."
         )
@@ -64,6 +69,10 @@ class Metrics:
     def watch_sessions(self, nodes: Callable[[], Sized]) -> None:
         """Tell from now on how many nodes are served."""
         self._sessions.set_function(lambda: len(nodes()))
+
+    def watch_settings(self, right: Callable[[], bool]) -> None:
+        """Tell from now on whether the settings file can be taken as it is."""
+        self._settings.set_function(lambda: float(right()))
 
     def watch_controller(self, controller: Controller[str]) -> None:
         """Tell from now on how many keys wait in a controller's queue, and count from zero."""

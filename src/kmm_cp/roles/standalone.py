@@ -13,11 +13,12 @@ from kmm_common.listening import listening
 from kmm_common.logs import log
 from kmm_common.monitoring import MonitoringServer
 from kmm_common.program import told_to_stop
+from kmm_common.reload import SettingsFile
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
 from kmm_cp.kube.neighbours import Neighbours
 from kmm_cp.roles.caches import caches as build_caches
-from kmm_cp.roles.control import Control, control
+from kmm_cp.roles.control import Control, control, rules_of
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.roles.serving import Serving, serving
@@ -42,14 +43,15 @@ class _Named:
         await self._run()
 
 
-async def run(settings: Settings) -> None:
+async def run(file: SettingsFile[Settings]) -> None:
     """Run until SIGTERM or SIGINT; raises KmmError if it cannot start."""
+    settings = file.current
     metrics = Metrics(version=version("kmm"))
     client = await KubeClient.connect(
         settings.kubeconfig, user_agent="kmm-cp", field_manager="kmm-cp", observer=metrics
     )
     try:
-        await _run(client, settings, metrics)
+        await _run(client, file, metrics)
     finally:
         await client.close()
 
@@ -64,8 +66,9 @@ class _Parts:
     neighbours: Neighbours
 
 
-async def _run(client: KubeClient, settings: Settings, metrics: Metrics) -> None:
-    parts = _wired(client, settings, metrics)
+async def _run(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> None:
+    settings = file.current
+    parts = _wired(client, file, metrics)
     monitoring = MonitoringServer(
         settings.metrics_listen, exposition=metrics.exposition, ready=parts.manager.synced.is_set
     )
@@ -100,12 +103,15 @@ async def _until_stopped(parts: _Parts) -> None:
         parts.manager.stop()
 
 
-def _wired(client: KubeClient, settings: Settings, metrics: Metrics) -> _Parts:
+def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> _Parts:
     """Build everything; nothing runs yet."""
-    clock = SystemClock()
+    settings, clock = file.current, SystemClock()
     caches = build_caches(client, namespace=settings.namespace, clock=clock)
     events = EventRecorder(client, component=COMPONENT, clock=clock)
-    leading = control(client, caches, events, settings=settings, metrics=metrics, clock=clock)
+    leading = control(
+        client, caches, events, rules=lambda: rules_of(file.current), metrics=metrics, clock=clock
+    )
+    file.on_change(lambda _: leading.rules_changed())
     observer = ServingObserver(
         events=events,
         metrics=metrics,
@@ -122,6 +128,7 @@ def _wired(client: KubeClient, settings: Settings, metrics: Metrics) -> _Parts:
     sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
     metrics.watch_modules(caches.modules.store)
     metrics.watch_sessions(sessions.nodes)
+    metrics.watch_settings(lambda: file.right)
     neighbours = Neighbours(
         client=client,
         events=events,
@@ -131,7 +138,11 @@ def _wired(client: KubeClient, settings: Settings, metrics: Metrics) -> _Parts:
     )
     manager = Manager(
         caches=caches.all(),
-        services=[*_services(leading, served, events), _Named("neighbours", neighbours.run)],
+        services=[
+            *_services(leading, served, events),
+            _Named("neighbours", neighbours.run),
+            _Named("settings", file.run),
+        ],
         controllers=leading.controllers,
         clock=clock,
         before_controllers=leading.adopt_digests,

@@ -41,6 +41,10 @@ class Commands:
         self._root = root
         self._claims = claims
 
+    def limit(self, deadline: Deadline) -> None:
+        """Give programs that are started from now on another deadline."""
+        self._deadline = deadline
+
     async def run(self, ref: ModuleRef, command: list[str], names: Iterable[str]) -> Attempt:
         """Run a program and listen to what the kernel says about modules of these names."""
         self.refuse_beside_another(ref)

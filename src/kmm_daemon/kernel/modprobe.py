@@ -73,6 +73,10 @@ class ModprobeKernel:
             search_path=files.sys_module / "firmware_class/parameters/path",
         )
 
+    def limit(self, deadline: Deadline) -> None:
+        """Give programs that are started from now on another deadline."""
+        self._commands.limit(deadline)
+
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return the truth of this moment, from /proc and /sys. Raises TransientError."""
         return await asyncio.to_thread(self._look, parameters_of)

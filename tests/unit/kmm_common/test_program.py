@@ -5,18 +5,18 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kmm_common.errors import TerminalError
 from kmm_common.program import run_program, told_to_stop
+from kmm_common.reload import SettingsFile
+from kmm_common.settings import ProgramSettings, load_settings
 
 
-@dataclass(frozen=True)
-class Settings:
-    log_format: str = "text"
+class Settings(ProgramSettings):
+    """What is common to all programs."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def root_logger() -> Iterator[None]:
     root.setLevel(level)
 
 
-def start(run: Callable[[Settings], None], error: Exception | None = None) -> int:
+def start(run: Callable[[SettingsFile[Settings]], None], error: Exception | None = None) -> int:
     def load(path: Path) -> Settings:
         assert path == Path("file.yaml")
         if error:
@@ -42,12 +42,31 @@ def start(run: Callable[[Settings], None], error: Exception | None = None) -> in
 
 def test_program_runs_with_its_settings_to_its_end() -> None:
     ran: list[Settings] = []
-    assert start(ran.append) == 0
+    assert start(lambda file: ran.append(file.current)) == 0
     assert ran == [Settings()]
 
 
+def test_logs_follow_a_change_of_settings(tmp_path: Path) -> None:
+    config = tmp_path / "file.yaml"
+    config.write_text("log_level: error")
+    levels: list[int] = []
+
+    def load(path: Path) -> Settings:
+        return load_settings(Settings, path, prefix="X_", environment={})
+
+    def run(file: SettingsFile[Settings]) -> None:
+        levels.append(logging.getLogger().level)
+        config.write_text("log_level: warning")
+        file.take(config.read_bytes())
+        levels.append(logging.getLogger().level)
+
+    arguments = ["--config", str(config)]
+    assert run_program("kmm-x", "X", load=load, run=run, arguments=arguments) == 0
+    assert levels == [logging.ERROR, logging.WARNING]
+
+
 def test_wrong_settings_are_exit_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def never(_: Settings) -> None:
+    def never(_: SettingsFile[Settings]) -> None:
         raise AssertionError
 
     assert start(never, TerminalError("settings file f: listen: must be set")) == 2
@@ -61,7 +80,7 @@ def test_wrong_settings_are_exit_code_2_and_one_line(capsys: pytest.CaptureFixtu
 def test_refusal_to_start_is_exit_code_1_and_one_line(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: Settings) -> None:
+    def refuse(_: SettingsFile[Settings]) -> None:
         raise error
 
     assert start(refuse) == 1

@@ -11,6 +11,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleState, config_hash, content_hash
 from kmm_common.errors import TransientError
 from kmm_common.logs import Fact, fields_of
+from kmm_daemon.agent import Pace
 from kmm_daemon.journal import Memory
 from kmm_daemon.values import (
     Accepted,
@@ -333,6 +334,15 @@ async def test_module_taken_out_by_hand_is_reported_and_loaded_again(node: Node)
     said = node.said()
     assert said is not None and said.state is ModuleState.LOADED
     assert b"kmm_daemon_drift_total 1.0" in node.metrics.exposition()
+
+
+async def test_another_pace_holds_from_the_next_wait_on(node: Node) -> None:
+    await node.want(desired())
+    node.agent.keep(Pace(drift_check=5.0))
+    await node.clock.advance(31)
+    node.kernel.rmmod("m")
+    await node.clock.advance(6)
+    assert node.kernel.calls == [("load", ref()), ("load", ref())]
 
 
 async def test_module_of_another_replaced_in_the_kernel_is_not_ours_to_unload(node: Node) -> None:

@@ -8,6 +8,7 @@ import pytest
 from kmm_common.api.module import Module
 from kmm_common.api.names import MODULE_FINALIZER
 from kmm_cp.kube.errors import ConflictError
+from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import NodeState
 from kmm_cp.reconcilers.module import ModuleReconciler
 from kmm_cp.runtime.controller import DONE, Result
@@ -46,7 +47,7 @@ class World:
             states={"node-1": self.state},
             events=self.events,
             live=lambda _: self.live,
-            disconnected_seconds=300,
+            rules=Rules,
             clock=VirtualClock(),
         )
 

@@ -34,7 +34,7 @@ class World:
             states=self.states,
             digests=pinned,
             live=lambda _: True,
-            rules=Rules(),
+            rules=Rules,
             observe=self._observe,
             clock=VirtualClock(),
         )

@@ -66,6 +66,13 @@ ALL_OF_A = {"node": {"a"}, "module": {KEY}, "status": {KEY}}
 ALL_NODES = {**ALL_OF_A, "node": {"a", "b"}}
 
 
+def test_other_rules_have_every_module_judged_anew() -> None:
+    going = module("going", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    world = World(module(), going)
+    world.triggers.rules_changed()
+    assert world.set_off() == {"status": {KEY, str(going.ref)}, "module": {str(going.ref)}}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

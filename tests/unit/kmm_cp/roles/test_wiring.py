@@ -11,7 +11,7 @@ from kmm_common.desired import DesiredModule, ModuleState
 from kmm_cp.images.pins import Pins
 from kmm_cp.policy.digests import Pinned
 from kmm_cp.roles.caches import Caches, caches
-from kmm_cp.roles.control import Control, control
+from kmm_cp.roles.control import Control, control, rules_of
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.serving import Serving, serving
 from kmm_cp.serving.sessions import Session
@@ -61,7 +61,7 @@ class Replica:
             client,
             self.caches,
             EventCalls(),
-            settings=settings,
+            rules=lambda: rules_of(settings),
             metrics=self.metrics,
             clock=clock,
         )

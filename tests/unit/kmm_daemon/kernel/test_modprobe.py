@@ -7,7 +7,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
 from kmm_common.errors import TransientError
 from kmm_daemon.kernel.modprobe import ModprobeKernel
-from kmm_daemon.kernel.runner import Completed
+from kmm_daemon.kernel.runner import Completed, Deadline
 from kmm_daemon.values import Kernel, LoadedRecord, Process, ReadyImage, StepError
 from support.modulefile import write_module
 from support.tmpkernel import KERNEL, PID, TmpKernel, Trouble, image, loaded, module
@@ -157,6 +157,13 @@ async def test_success_that_the_kernel_does_not_confirm_is_a_failure(node, kerne
     error = await refused(kernel.load(module("top"), stack))
     assert error.failure.reason == Reason.VANISHED
     assert node.rows == {}
+
+
+async def test_another_deadline_holds_for_what_is_started_from_then_on(node, kernel, stack):
+    await kernel.load(module("low"), stack)
+    kernel.limit(Deadline(seconds=1.0))
+    await kernel.load(module("top"), stack)
+    assert (node.deadlines[0], node.deadlines[-1]) == (Deadline(), Deadline(seconds=1.0))
 
 
 async def test_load_succeeds_when_modprobe_was_killed_but_the_module_is_live(node, kernel, stack):
