@@ -13,7 +13,9 @@ from kmm_common.api.module import Module
 from kmm_sandbox.errors import SandboxError
 from support.cluster import Cluster
 
-SAMPLES = sorted((Path(__file__).resolve().parents[2] / "manifests" / "samples").glob("*.yaml"))
+SAMPLES = sorted(
+    (Path(__file__).resolve().parents[2] / "manifests" / "samples").glob("module*.yaml")
+)
 
 GOOD: dict[str, Any] = {
     "apiVersion": "kmm.sigs.x-k8s.io/v1beta1",

@@ -17,6 +17,7 @@ from kmm_sandbox.programs import USER
 MANIFEST = Path(__file__).resolve().parents[2] / "manifests/base/rbac.yaml"
 COLLECTED = "KMM_RIGHTS_DIR"
 """Variable of the environment: where each cluster leaves what became of the rights in it."""
+AGENT = "kmm-cp"
 FORBIDDEN = 403
 
 
@@ -85,8 +86,8 @@ def _resources(rule: Mapping[str, Any]) -> Iterator[str]:
             yield f"{resource}.{group}" if group else resource
 
 
-def calls(lines: Iterable[str], user: str = USER) -> Iterator[Call]:
-    """Yield a user's requests for resources from an audit log; a watch counts as it begins."""
+def calls(lines: Iterable[str]) -> Iterator[Call]:
+    """Yield kmm-cp's requests for resources from an audit log; a watch counts as it begins."""
     seen = set[str]()
     for line in lines:
         try:
@@ -95,7 +96,7 @@ def calls(lines: Iterable[str], user: str = USER) -> Iterator[Call]:
             # The last line may be half written.
             continue
         target = event.get("objectRef")
-        if event["user"].get("username") != user or not target or event["auditID"] in seen:
+        if not _is_ours(event) or not target or event["auditID"] in seen:
             continue
         seen.add(event["auditID"])
         yield Call(
@@ -105,6 +106,11 @@ def calls(lines: Iterable[str], user: str = USER) -> Iterator[Call]:
             name=target.get("name") or _selected(event["requestURI"]),
             allowed=event.get("responseStatus", {}).get("code") != FORBIDDEN,
         )
+
+
+def _is_ours(event: Mapping[str, Any]) -> bool:
+    """Tell whether kmm-cp itself asked, and not a test with its login."""
+    return event["user"].get("username") == USER and event.get("userAgent") == AGENT
 
 
 def _resource(target: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ def line(verb: str, resource: str, *, code: int = 200, uri: str = "/", **target:
         "auditID": f"{verb}{resource}{target}",
         "verb": verb,
         "user": {"username": USER},
+        "userAgent": "kmm-cp",
         "requestURI": uri,
         "objectRef": {"resource": resource, **target},
         "responseStatus": {"code": code},
@@ -56,6 +57,7 @@ def test_requests_are_read_from_the_audit_log_once_each() -> None:
         line("list", "leases", apiGroup="coordination.k8s.io", uri=selected),
         line("get", "secrets", namespace="n", name="s", code=403),
         line("get", "secrets").replace(USER, "somebody"),
+        line("list", "secrets").replace('"kmm-cp"', '"kubectl"'),
         json.dumps({"user": {"username": USER}, "requestURI": "/version"}),
         '{"half',
     ]
