@@ -1,11 +1,13 @@
 """How tiers of tests are run and counted."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 import tiers
+from support import rights
 from tiers import Outcome
 
 
@@ -47,3 +49,20 @@ def test_process_that_writes_no_report_fails_its_tier(
     monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
     monkeypatch.setitem(tiers.TIERS, tmp_path.name, died)
     assert tiers.run(tmp_path.name, []).exit_code == 3
+
+
+def test_rights_are_judged_by_a_whole_run_only_where_they_were_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = {str(right): 1 for right in rights.rights()[1:]}
+    left = {"used": used, "beyond": {}, "refused": {"get secrets a/b": 2}}
+    (tmp_path / "one.json").write_text(json.dumps(left))
+    refused = "forbidden, and no test meant it: get secrets a/b (2)"
+    unused = f"never used, take it out: {rights.rights()[0]}"
+    assert tiers.wrong_rights(tmp_path, whole=False) == [refused]
+    assert tiers.wrong_rights(tmp_path, whole=True) == [unused, refused]
+    assert unused in capsys.readouterr().out
+
+
+def test_a_run_without_a_cluster_says_nothing_of_rights(tmp_path: Path) -> None:
+    assert tiers.wrong_rights(tmp_path, whole=True) == []
