@@ -1,9 +1,9 @@
 """Strict settings from a YAML or JSON file and the environment; used by every program of KMM."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,7 @@ from kmm_common.errors import TerminalError
 INVALID = "InvalidSettings"
 
 HIGHEST_PORT = 65535
+_SHOWN = 64
 
 
 def _with_a_port(address: str) -> str:
@@ -22,7 +23,9 @@ def _with_a_port(address: str) -> str:
 
 Address = Annotated[
     str,
-    Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$"),
+    Field(
+        pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$", examples=["0.0.0.0:8443", "[::1]:8443"]
+    ),
     AfterValidator(_with_a_port),
 ]
 """host:port, [v6]:port or :port."""
@@ -64,12 +67,19 @@ def load_settings(model: type[S], path: Path, *, prefix: str, environment: Mappi
 
     A variable PREFIX_NAME overrides the field `name`; its value is YAML or JSON.
     """
-    content = _content(path)
+    content, overrides = _content(path), _overrides(prefix, environment)
     try:
-        return model.model_validate({**content, **_overrides(prefix, environment)})
+        return model.model_validate({**content, **overrides})
     except ValidationError as error:
-        problems = "; ".join(_told(problem) for problem in error.errors())
-        raise TerminalError(f"settings file {path}: {problems}", reason=INVALID) from None
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            name = str(next(iter(problem["loc"]), ""))
+            place = (
+                f"variable {prefix}{name.upper()}" if name in overrides else f"settings file {path}"
+            )
+            problems.setdefault(place, []).append(_told(model, problem))
+        told = (f"{place}: {'; '.join(found)}" for place, found in problems.items())
+        raise TerminalError("; ".join(told), reason=INVALID) from None
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -110,10 +120,27 @@ def _parsed(text: str) -> Any:
             raise ValueError(str(error)) from error
 
 
-def _told(problem: Any) -> str:
+def _told(model: type[Strict], problem: Any) -> str:
+    """Return the field's name and what it may be."""
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{field}: there is no such setting; remove it or correct its name"
     if problem["type"] == "missing":
         return f"{field}: must be set"
-    return f"{field}: {problem['msg']}"
+    examples = _examples(model, problem["loc"])
+    if problem["type"] == "string_pattern_mismatch" and examples:
+        given = str(problem["input"])[:_SHOWN]
+        return f"{field}: {given!r} is not taken; it must be like {' or '.join(examples)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {message}" if field else str(message)
+
+
+def _examples(model: type[Strict], loc: Sequence[int | str]) -> list[str]:
+    """Return examples of a setting, which may be one within others."""
+    if not loc or loc[0] not in model.model_fields:
+        return []
+    info = model.model_fields[str(loc[0])]
+    for inner in (info.annotation, *get_args(info.annotation)):
+        if isinstance(inner, type) and issubclass(inner, Strict):
+            return _examples(inner, loc[1:])
+    return [str(example) for example in info.examples or ()]

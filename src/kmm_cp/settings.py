@@ -29,7 +29,9 @@ class Settings(ProgramSettings):
     kubeconfig: Path | None = None
     """Empty in a Pod: the mounted service account is used."""
     namespace: str = Field(
-        default="kmm-operator-system", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+        default="kmm-operator-system",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        examples=["kmm-operator-system"],
     )
     """The operator's own namespace: daemon Pods and the ConfigMaps of served nodes are there."""
     replica: str = Field(default="", max_length=63)
@@ -45,7 +47,9 @@ class Settings(ProgramSettings):
     """Service account of the daemon's Pods; a certificate that names another is refused."""
     daemon_daemonset: str = ""
     """DaemonSet that the daemon's Pods must belong to; if empty, anything may have made them."""
-    tolerated_failures: Annotated[str, Field(pattern=r"^\d+%?$"), RELOADABLE] = "0"
+    tolerated_failures: Annotated[
+        str, Field(pattern=r"^\d+%?$", examples=["3", "10%"]), RELOADABLE
+    ] = "0"
     """How many nodes, or which share, may fail before a Module is Stalled."""
     disconnected_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 300.0
     """How long a Module's deletion waits for a node whose daemon is away."""

@@ -39,11 +39,17 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
         ({}, "tls: must be set"),
         ({"tls": {"cert": "a", "key": "b"}}, "tls.ca: must be set"),
         ({"tls": TLS, "lisen": ":1"}, "lisen: there is no such setting; remove it or correct"),
-        ({"tls": TLS, "listen": "8443"}, "listen: "),
+        (
+            {"tls": TLS, "listen": "8443"},
+            "listen: '8443' is not taken; it must be like 0.0.0.0:8443",
+        ),
         ({"tls": TLS, "listen": ":65536"}, "the port is above 65535"),
-        ({"tls": TLS, "tolerated_failures": "-1"}, "tolerated_failures: "),
-        ({"tls": TLS, "disconnected_seconds": 0}, "disconnected_seconds: "),
-        ({"tls": TLS, "namespace": "Not_A_Namespace"}, "namespace: "),
+        ({"tls": TLS, "tolerated_failures": "-1"}, "it must be like 3 or 10%"),
+        ({"tls": TLS, "disconnected_seconds": 0}, "disconnected_seconds: Input should be greater"),
+        (
+            {"tls": TLS, "namespace": "Not_A"},
+            "namespace: 'Not_A' is not taken; it must be like kmm",
+        ),
         ({"tls": TLS, "log_format": "xml"}, "log_format: Input should be 'text' or 'json'"),
         ([1], "must be a mapping of settings"),
         ("a: [", "kmm-cp.yaml"),
@@ -67,6 +73,15 @@ def test_json_is_read_like_yaml(tmp_path: Path) -> None:
 def test_variable_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(TerminalError, match="variable KMM_CP_LISTEN: "):
         load(tmp_path, {"tls": TLS}, KMM_CP_LISTEN="[::1")
+
+
+def test_wrong_variable_is_told_apart_from_the_file(tmp_path: Path) -> None:
+    with pytest.raises(TerminalError) as caught:
+        load(tmp_path, {"tls": TLS, "lisen": 1}, KMM_CP_NEIGHBOURS="never", KMM_CP_TYPO="1")
+    told = str(caught.value)
+    assert "variable KMM_CP_NEIGHBOURS: neighbours: Input should be 'refuse' or 'warn'" in told
+    assert "variable KMM_CP_TYPO: typo: there is no such setting" in told
+    assert f"settings file {tmp_path / 'kmm-cp.yaml'}: lisen: there is no such setting" in told
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
