@@ -7,8 +7,12 @@ one generation from the control plane to the kernel and back by them.
 import json
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, TextIO
 
 _FIELDS = "kmm_fields"
@@ -35,14 +39,30 @@ class Fact(StrEnum):
     """node, boot_id, added, removed."""
 
 
+_SHARED: ContextVar[Mapping[str, Any]] = ContextVar(
+    "kmm_shared_fields", default=MappingProxyType({})
+)
+"""What all lines of a piece of work have, also those of the tasks that it starts."""
+
+
+@contextmanager
+def shared_fields(**fields: Any) -> Iterator[None]:
+    """Give every line that is logged in the body, and in what it starts, these fields too."""
+    token = _SHARED.set({**_SHARED.get(), **fields})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def log(logger: logging.Logger, level: int, message: str, **fields: Any) -> None:
     """Log a constant message with its values in fields."""
-    logger.log(level, message, extra={_FIELDS: fields})
+    logger.log(level, message, extra={_FIELDS: {**_SHARED.get(), **fields}})
 
 
 def log_crash(logger: logging.Logger, message: str, **fields: Any) -> None:
     """Log the exception that is being handled, with its traceback, as an error of ours."""
-    logger.exception(message, extra={_FIELDS: fields})
+    logger.exception(message, extra={_FIELDS: {**_SHARED.get(), **fields}})
 
 
 def configure(*, as_json: bool, level: int = logging.INFO, stream: TextIO = sys.stderr) -> None:

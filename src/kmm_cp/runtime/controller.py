@@ -5,12 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from enum import StrEnum
+from secrets import token_hex
 from typing import Generic, Protocol, TypeVar
 
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.errors import TerminalError, TransientError
-from kmm_common.logs import log, log_crash
+from kmm_common.logs import log, log_crash, shared_fields
 from kmm_cp.runtime.cancellation import being_cancelled
 from kmm_cp.runtime.queue import ClosedError, Queue
 
@@ -94,7 +95,8 @@ class Controller(Generic[K]):
 
     async def _turn(self, key: K) -> None:
         started = self._clock.monotonic()
-        outcome = await self._guarded(key)
+        with shared_fields(reconcile=token_hex(4)):
+            outcome = await self._guarded(key)
         self._observer.reconciled(self.name, outcome, self._clock.monotonic() - started)
 
     async def _guarded(self, key: K) -> Outcome:

@@ -10,7 +10,7 @@ import pytest
 
 from kmm_common.backoff import Backoff
 from kmm_common.errors import TerminalError, TransientError
-from kmm_common.logs import fields_of
+from kmm_common.logs import fields_of, log
 from kmm_cp.runtime.controller import DONE, Controller, Outcome, Result
 from kmm_cp.runtime.queue import Priority
 from support.virtualclock import VirtualClock, rest
@@ -163,12 +163,40 @@ async def test_terminal_failure_waits_for_news(caplog: pytest.LogCaptureFixture)
     assert world.outcomes == [Outcome.TERMINAL, Outcome.DONE]
     (failed,) = [each for each in caplog.records if each.getMessage() == "reconcile failed"]
     assert failed.levelno == logging.ERROR
-    assert fields_of(failed) == {
+    fields = fields_of(failed)
+    assert fields == {
+        "reconcile": fields["reconcile"],
         "controller": "kind",
         "key": "a",
         "error": "wrong field",
         "retry_in": None,
     }
+
+
+async def test_lines_of_one_reconcile_have_an_id_of_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    world = World(workers=2)
+
+    async def speak() -> None:
+        log(logging.getLogger("test"), logging.INFO, "one")
+        await rest()
+        await asyncio.create_task(speak_of_a_part())
+        raise TerminalError("no", reason="No")
+
+    async def speak_of_a_part() -> None:
+        log(logging.getLogger("test"), logging.INFO, "two")
+
+    world.acts = [speak, speak]
+    async with world.running():
+        world.add("a", "b")
+        await rest()
+    ids = [fields_of(record)["reconcile"] for record in caplog.records]
+    assert len(ids) == 6
+    assert sorted(ids.count(one) for one in set(ids)) == [3, 3]
+    log(logging.getLogger("test"), logging.INFO, "outside")
+    assert fields_of(caplog.records[-1]) == {}
 
 
 async def test_reconcile_that_hangs_is_cut_off_and_tried_again() -> None:
