@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ONLY ?=
 SECONDS ?= 60
 
-.PHONY: help sandbox sandbox-check test unit api fault e2e fuzz collect-errors check format generate lock bench clean
+.PHONY: help sandbox sandbox-check test test-nightly unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
 
 test: $(READY) ## Run every tier of tests and count them
 	@exec $(BIN)/python tests/tiers.py unit api fault e2e
+
+test-nightly: $(READY) ## Run the tests that take minutes each, about an hour in all
+	@exec $(BIN)/python tests/tiers.py nightly
 
 unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@

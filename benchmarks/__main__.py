@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import encoding, idle, lifecycle, thresholds
+from benchmarks import encoding, idle, lifecycle, takeover, thresholds
 from benchmarks.figures import Figure, table
 from kmm_sandbox import machine, namespaces
 
@@ -14,6 +14,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "encoding": encoding.run,
     "idle": idle.run,
     "lifecycle": lifecycle.run,
+    "takeover": takeover.run,
 }
 WITH_NODES = {"idle", "lifecycle"}
 

@@ -21,6 +21,7 @@ from support import rights
 
 TESTS = Path(__file__).resolve().parent
 LIMIT_SECONDS = 4000
+NIGHTLY_SECONDS = 3 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,11 @@ class Tier:
 
     obstacle: Callable[[], str] = nothing_needed
     wrap: Callable[[Sequence[str]], list[str]] = list
+    directories: tuple[str, ...] = ()
+    """Where its tests are, if not in the one of its name."""
+    select: tuple[str, ...] = ()
+    """Arguments of pytest's that choose among them."""
+    limit: float = LIMIT_SECONDS
     shards: int = 1
     """Into how many processes its files are dealt when all of them run."""
 
@@ -55,6 +61,7 @@ TIERS = {
     "api": Tier(),
     "fault": Tier(),
     "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside, shards=2),
+    "nightly": Tier(directories=("api", "fault"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS),
 }
 
 
@@ -71,23 +78,26 @@ def run(tier: str, extra: list[str]) -> Outcome:
             TIERS[tier].wrap([sys.executable, "-m", "pytest", *shard, f"--junitxml={report}"])
             for shard, report in zip(shards, reports, strict=True)
         ]
-        codes = [_exit_code(commands[0])] if len(commands) == 1 else _side_by_side(commands)
+        limit = TIERS[tier].limit
+        codes = [_exit_code(commands[0], limit)] if len(commands) == 1 else _side_by_side(commands)
         return together([counted(tier, *each) for each in zip(codes, reports, strict=True)])
 
 
 def dealt(tier: str, extra: Sequence[str]) -> list[list[str]]:
     """Return pytest's arguments for each process; one process if only some tests were asked for."""
-    shards, files = TIERS[tier].shards, sorted((TESTS / tier).glob("test_*.py"))
+    known = TIERS[tier]
+    shards, files = known.shards, sorted((TESTS / tier).glob("test_*.py"))
     if extra or shards == 1:
-        return [[str(TESTS / tier), *extra]]
+        places = [str(TESTS / directory) for directory in known.directories or (tier,)]
+        return [[*places, *known.select, *extra]]
     return [[str(file) for file in files[number::shards]] for number in range(shards)]
 
 
-def _exit_code(command: Sequence[str]) -> int:
+def _exit_code(command: Sequence[str], limit: float) -> int:
     try:
-        return subprocess.run(command, cwd=TESTS.parent, timeout=LIMIT_SECONDS).returncode
+        return subprocess.run(command, cwd=TESTS.parent, timeout=limit).returncode
     except subprocess.TimeoutExpired:
-        print(f"given up after {LIMIT_SECONDS} s", flush=True)
+        print(f"given up after {limit:.0f} s", flush=True)
         return 1
 
 
@@ -165,9 +175,9 @@ def verdict(outcomes: list[Outcome], *, strict: bool) -> int:
 def summary(outcomes: list[Outcome]) -> str:
     """Return the table of tiers and the closing line with all counts."""
     rows = [
-        f"  {o.tier:<6} not run: {o.blocked}"
+        f"  {o.tier:<7} not run: {o.blocked}"
         if o.blocked
-        else f"  {o.tier:<6} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
+        else f"  {o.tier:<7} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
         for o in outcomes
     ]
     passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)

@@ -35,6 +35,13 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class SleeplessClock(SystemClock):
+    """The same, but its monotonic time also goes on while the machine is suspended (Linux)."""
+
+    def monotonic(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def rfc3339(moment: datetime) -> str:
     """Return a metav1.Time: seconds precision, UTC, `Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
 
@@ -23,6 +23,35 @@ class TlsSettings(Strict):
     """What daemons' certificates must be signed by."""
 
 
+class LeaseSettings(Strict):
+    """How replicas elect the one that leads; the same for all of them."""
+
+    name: str = Field(default="kmm-cp", pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    """The Lease in `namespace` that the leader holds."""
+    duration_seconds: float = Field(default=15.0, ge=1, le=3600)
+    """How long the others wait for a leader that does not renew the Lease."""
+    renew_deadline_seconds: float = Field(default=10.0, gt=0)
+    """After which a leader that could not renew it stops; less than `lease.duration_seconds`."""
+    retry_period_seconds: float = Field(default=2.0, gt=0)
+    """How often the Lease is renewed, or looked at; less than half of
+    `lease.renew_deadline_seconds`."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        duration, deadline = self.duration_seconds, self.renew_deadline_seconds
+        if deadline >= duration:
+            raise ValueError(
+                f"renew_deadline_seconds ({deadline:g}) must be less than duration_seconds"
+                f" ({duration:g}): a leader must have stopped before another one begins"
+            )
+        if self.retry_period_seconds * 2 >= deadline:
+            raise ValueError(
+                f"retry_period_seconds ({self.retry_period_seconds:g}) must be less than half of"
+                f" renew_deadline_seconds ({deadline:g}): one failure must not end a leadership"
+            )
+        return self
+
+
 class Settings(ProgramSettings):
     """Everything an administrator can set."""
 
@@ -35,7 +64,10 @@ class Settings(ProgramSettings):
     )
     """The operator's own namespace: daemon Pods and the ConfigMaps of served nodes are there."""
     replica: str = Field(default="", max_length=63)
-    """Name of this replica; the host's name if empty, which is the Pod's name in a cluster."""
+    """Name of this replica, of which no other may have it; the host's name if empty, which is the
+    Pod's name in a cluster."""
+    lease: LeaseSettings = LeaseSettings()
+    """How replicas elect the one that leads."""
     listen: Address = "0.0.0.0:8443"
     """Where daemons connect."""
     metrics_listen: Address = "127.0.0.1:8080"

@@ -1,14 +1,16 @@
-"""etcd restored from a backup under a running control plane and its daemons."""
+"""etcd restored from a backup under two replicas of the control plane and their daemons."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from support.balancer import Balancer
 from support.cluster import Cluster, running_cluster
 from support.etcd import back_up, restore
 from support.fleet import Fleet, eventually, running_fleet
-from support.kmmcp import new_control_plane, prepare_cluster
+from support.replicas import new_replicas
 from support.simnode import SimNode
 
 
@@ -22,22 +24,24 @@ def kubernetes(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet]:
     # An API server that has just started refuses everybody for a moment: refusals are no failure.
-    prepare_cluster(kubernetes)
-    (tmp_path / "kmm-cp").mkdir()
-    control_plane = new_control_plane(kubernetes, tmp_path / "kmm-cp")
-    try:
-        async with running_fleet(control_plane, "f", tmp_path) as started:
-            yield started
-        assert control_plane.stop() == 0
-    finally:
-        control_plane.close()
+    replicas = new_replicas(kubernetes, tmp_path / "kmm-cp")
+    async with Balancer(replicas.ports).run() as balancer:
+        replicas.balancer = balancer
+        try:
+            await asyncio.to_thread(replicas.start)
+            async with running_fleet(replicas, "f", tmp_path) as started:
+                yield started
+            assert set(await asyncio.to_thread(replicas.stop)) == {0}
+        finally:
+            replicas.close()
 
 
 async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_states(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     plane = fleet.control_plane.cluster.plane
-    nodes = [await fleet.node(name) for name in "ab"]
+    # In turn, so that both replicas serve: the one that leads, and the one that does not.
+    nodes = [await fleet.node(name) for name in "abcd"]
     await fleet.apply()
     await fleet.loaded()
     await fleet.settled()
@@ -60,7 +64,8 @@ async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_s
         assert "StateRestored" in {reason for reason, _ in told}
     await fleet.loaded()
     await fleet.condition("Ready", reason="Ready")
-    assert fleet.control_plane.alive
+    serving = {line["replica_of"] for line in fleet.control_plane.facts() if "session" in line}
+    assert len(serving) == 2
 
 
 async def _uid(fleet: Fleet, node: SimNode) -> str:

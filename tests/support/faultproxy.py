@@ -176,8 +176,9 @@ class FaultProxy:
         return [call for call in self.calls if (call.verb, call.resource) == (verb, resource)]
 
     def written(self) -> list[Call]:
-        """Return the writing requests."""
-        return [call for call in self.calls if call.verb in WRITES]
+        """Return the writing requests, but those by which a replica says that it lives or leads."""
+        calls = (call for call in self.calls if call.verb in WRITES)
+        return [call for call in calls if call.resource != "leases"]
 
     def streams(self, resource: str) -> list[Stream]:
         """Return the open watches of a resource."""

@@ -20,6 +20,7 @@ from support.badregistry import BadRegistry
 from support.certificates import NAMESPACE
 from support.history import Published, Violation, live
 from support.kmmcp import KmmCp
+from support.replicas import Replicas
 from support.simkernel import KERNEL, SimKernel
 from support.simnode import SimNode, collect_facts
 from support.verdict import TALLY
@@ -29,6 +30,7 @@ T = TypeVar("T")
 DEADLINE = 30.0
 KMM = "/apis/kmm.sigs.x-k8s.io/v1beta1"
 STATES = f"{KMM}/nodemodulesstates"
+SERVED = "kmm.node.kubernetes.io/list=served"
 WRITES = {"create", "update", "patch", "delete"}
 COUNTED = {"modules", "nodemodulesstates", "nodes", "events"}
 
@@ -69,7 +71,7 @@ class Fleet:
 
     name: str
     """Also the namespace of its Modules and the value of the label `fleet` of its nodes."""
-    control_plane: KmmCp
+    control_plane: KmmCp | Replicas
     registry: BadRegistry
     directory: Path
     nodes: dict[str, SimNode] = field(default_factory=dict)
@@ -304,16 +306,21 @@ class Fleet:
         return self.control_plane.cluster.audit_log.stat().st_size
 
     def writes(self, since: int) -> list[Write]:
-        """Return the writes of kmm-cp since a position, Leases and served nodes left out."""
+        """Return the writes of kmm-cp since a position; what replicas say of themselves left out.
+
+        That are the Leases, the nodes that they serve, and who leads.
+        """
         lines = self.control_plane.audited(since)
         made = [_write(line) for line in lines if line["verb"] in WRITES]
-        return [write for write in made if write.resource not in ("configmaps", "leases")]
+        return [write for write in made if not _of_replicas(write)]
 
-    async def served(self) -> set[str]:
-        """Return the nodes that the control plane lists as served."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/kmm-served-only-0"
-        found = await self.find(path)
-        return set(found["data"]["nodes"].split()) if found else set()
+    async def served(self, replica: str = "") -> set[str]:
+        """Return the nodes that the control plane, or one replica, lists as served."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?labelSelector={SERVED}"
+        lists = await asyncio.to_thread(self.api.items, path)
+        own = f"kmm-served-{replica}"
+        lists = [each for each in lists if each["metadata"]["name"].startswith(own)]
+        return {node for each in lists for node in each["data"]["nodes"].split()}
 
     async def reconciled(self, *, modules: int = 1) -> None:
         """Wait until the control plane serves all nodes here and has acted on what it knew.
@@ -366,6 +373,11 @@ class Fleet:
         return [one for node in reached for one in live(node.name, node.lines, published)]
 
 
+def _of_replicas(write: Write) -> bool:
+    told = write.resource == "events" and write.name.startswith("kmm-cp.")
+    return told or write.resource in ("configmaps", "leases")
+
+
 def _write(line: Mapping[str, Any]) -> Write:
     target = line["objectRef"]
     sub = target.get("subresource")
@@ -379,7 +391,9 @@ def _write(line: Mapping[str, Any]) -> Write:
 
 
 @asynccontextmanager
-async def running_fleet(control_plane: KmmCp, name: str, directory: Path) -> AsyncIterator[Fleet]:
+async def running_fleet(
+    control_plane: KmmCp | Replicas, name: str, directory: Path
+) -> AsyncIterator[Fleet]:
     """Give a test its own nodes and Modules; at the end the history must be without violation."""
     collect_facts()
     if not control_plane.alive:

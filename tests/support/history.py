@@ -15,9 +15,13 @@ from kmm_common.logs import Fact
 STARTED, STOPS = "control plane started", "control plane stops"
 """A start without the end of the life before: that was killed, and its last lines may be lost."""
 FAILED = "reconcile failed"
+DEPOSED = "leading no more"
+"""Unless its replica ends: its reconciles were cut off, and may have done what they did not log."""
+REPLICA = "replica_of"
+"""The field that merged() adds."""
 LAST = "~"
 """After every moment."""
-FACTS = {*(fact.value for fact in Fact), STARTED, STOPS, FAILED}
+FACTS = {*(fact.value for fact in Fact), STARTED, STOPS, FAILED, DEPOSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,12 @@ class Published:
 
     @classmethod
     def read(cls, lines: Iterable[Line]) -> "Published":
-        published, ended, last = cls(), True, ""
+        published = cls()
+        # Of each replica: whether its life before has ended in order, and its last line.
+        ended: dict[str, bool] = {}
+        last: dict[str, str] = {}
         for line in lines:
+            who = line.get(REPLICA, "")
             if line["msg"] == Fact.PUBLISHED:
                 key = (line["node"], line["uid"], line["generation"])
                 published.states[key] = {module["ref"]: module for module in line["modules"]}
@@ -52,13 +60,15 @@ class Published:
             elif line["msg"] == FAILED and line["controller"] == "node":
                 # Its answer may have been lost after the write was done.
                 published._gaps.append((line["ts"], line["key"]))
+            elif line["msg"] == DEPOSED and not ended.get(who, True):
+                published._gaps.append((line["ts"], ""))
             elif line["msg"] == STARTED:
-                if not ended:
-                    published._gaps.append((last, ""))
-                ended = False
+                if not ended.get(who, True):
+                    published._gaps.append((last[who], ""))
+                ended[who] = False
             elif line["msg"] == STOPS:
-                ended = True
-            last = line.get("ts", "")
+                ended[who] = True
+            last[who] = line.get("ts", "")
         return published
 
     def may_lack(self, key: tuple[str, str, int], until: str) -> bool:
@@ -102,6 +112,12 @@ def facts(path: Path) -> Iterator[Line]:
             continue
         if isinstance(line, dict) and line.get("msg") in FACTS:
             yield line
+
+
+def merged(replicas: Mapping[str, Iterable[Line]]) -> Iterator[Line]:
+    """Yield the lines of several replicas by their time; all by one machine's clock."""
+    lines = [{**line, REPLICA: name} for name, told in replicas.items() for line in told]
+    return iter(sorted(lines, key=lambda line: str(line.get("ts", ""))))
 
 
 def check(

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,8 +41,15 @@ class KmmCp:
     """Of daemons, by the authority that this control plane trusts."""
     settings: dict[str, Any]
     process: Process | None = None
+    program: Sequence[str] = ("-m", "kmm_cp.cli")
+    """What Python is to run."""
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), repr=False)
     """Its thread holds the leash: a leashed process ends with the thread that started it."""
+
+    @property
+    def name(self) -> str:
+        """Of the replica."""
+        return str(self.settings["replica"])
 
     @property
     def port(self) -> int:
@@ -74,7 +81,7 @@ class KmmCp:
     def launch(self) -> None:
         """Start it; do not wait."""
         self.configure()
-        argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(self.configuration)]
+        argv = [sys.executable, *self.program, "--config", str(self.configuration)]
         launcher = Launcher(logs=self.directory, leashed=True)
         starting = self._starter.submit(launcher.start, "kmm-cp", argv, log=self.log)
         self.process = starting.result(START_SECONDS)
@@ -108,7 +115,7 @@ class KmmCp:
 
     def facts(self) -> Iterator[Line]:
         """Yield the facts that it logged."""
-        return facts(self.log)
+        return facts(self.log) if self.log.exists() else iter(())
 
     def told(self, message: str, **fields: object) -> list[Line]:
         """Return the log lines with a message and these fields."""
@@ -138,6 +145,13 @@ class KmmCp:
             if found := _RECONCILES.fullmatch(line):
                 counts[found["controller"]] += int(float(found["count"]))
         return counts
+
+    def leads(self) -> bool:
+        """Tell whether it says that it leads; one that does not answer does not say so."""
+        try:
+            return "\nkmm_cp_leader 1.0" in self.metrics()
+        except OSError:
+            return False
 
     def metrics(self) -> str:
         """Return what it answers to Prometheus."""
@@ -180,9 +194,11 @@ def running_control_plane(cluster: Cluster, directory: Path) -> Iterator[KmmCp]:
         control_plane.close()
 
 
-def new_control_plane(cluster: Cluster, directory: Path) -> KmmCp:
+def new_control_plane(
+    cluster: Cluster, directory: Path, *, certificates: Certificates | None = None
+) -> KmmCp:
     """Return a control plane that is not started yet."""
-    certificates = Certificates(directory / "link-pki")
+    certificates = certificates or Certificates(directory / "link-pki")
     files = certificates.server()
     settings = {
         "kubeconfig": str(cluster.kubeconfig_for(USER, GROUPS)),

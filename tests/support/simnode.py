@@ -26,6 +26,7 @@ from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.history import FACTS, Line
 from support.kmmcp import KmmCp
+from support.replicas import Replicas
 from support.simkernel import SimImages, SimKernel, failure
 
 NODES = "/api/v1/nodes"
@@ -88,7 +89,7 @@ class SimNode:
     name: str
     labels: Mapping[str, str]
     api: KubeApi = field(repr=False)
-    control_plane: KmmCp = field(repr=False)
+    control_plane: KmmCp | Replicas = field(repr=False)
     directory: Path
     kernel: SimKernel = field(default_factory=SimKernel)
     retry: Backoff = field(default_factory=lambda: Backoff(0.3, 1.0))

@@ -24,6 +24,11 @@ def test_what_is_asked_for_runs_in_one_process() -> None:
     assert tiers.dealt("unit", ()) == [[str(tiers.TESTS / "unit")]]
 
 
+def test_nightly_tests_are_chosen_among_those_of_other_tiers() -> None:
+    places = [str(tiers.TESTS / name) for name in ("api", "fault")]
+    assert tiers.dealt("nightly", ("-k", "x")) == [[*places, "-m", "nightly", "-k", "x"]]
+
+
 def test_processes_are_counted_together_and_one_that_fails_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

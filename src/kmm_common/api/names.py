@@ -107,6 +107,7 @@ class Event(StrEnum):
     SESSION_FLAPPING = "SessionFlapping"
     IDENTITY_REFUSED = "IdentityRefused"
     ANOTHER_KMM = "AnotherKMM"
+    LEADER_ELECTION = "LeaderElection"
 
 
 class Reason(StrEnum):

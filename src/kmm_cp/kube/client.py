@@ -1,9 +1,10 @@
 """The API server as plain JSON: kubernetes_asyncio's credentials and pool, none of its models."""
 
 import contextlib
+import copy
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from kubernetes_asyncio import config as k8s_config
 from kubernetes_asyncio.config import kube_config
 
 from kmm_common.errors import TerminalError
-from kmm_cp.kube.errors import UnavailableError, from_answer
+from kmm_cp.kube.errors import NotLeadingError, UnavailableError, from_answer
 from kmm_cp.kube.resources import Resource
 
 try:
@@ -88,6 +89,7 @@ class KubeClient:
         self._headers = {"User-Agent": user_agent}
         self._field_manager = field_manager
         self._observer = observer
+        self._may_write: Callable[[], bool] = lambda: True
 
     @classmethod
     async def connect(
@@ -105,6 +107,15 @@ class KubeClient:
             return cls(
                 configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
             )
+
+    def fenced(self, may_write: Callable[[], bool]) -> "KubeClient":
+        """Return this client, over the same connections, for writes that not everybody may make.
+
+        It asks right before each of them is sent: NotLeadingError if it may not be.
+        """
+        fenced = copy.copy(self)
+        fenced._may_write = may_write
+        return fenced
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -274,6 +285,8 @@ class KubeClient:
             headers["Content-Type"] = request.content_type
         for setting in (await self._configuration.auth_settings()).values():
             headers[setting["key"]] = setting["value"]
+        if request.verb != "get" and not self._may_write():
+            raise NotLeadingError(f"{request.text}: not the leader any more", reason="NotLeading")
         code = _NO_ANSWER
         try:
             async with self._session.request(

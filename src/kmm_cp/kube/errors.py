@@ -39,6 +39,10 @@ class UnavailableError(TransientError):
     """5xx, no connection, no answer in time."""
 
 
+class NotLeadingError(TransientError):
+    """Not sent: whoever wanted it written does not lead any more."""
+
+
 def from_answer(request: str, code: int, body: Any, retry_after: float | None) -> KmmError:
     """Return the error for a failed request; only a Status object's message is quoted."""
     status = body if isinstance(body, dict) and body.get("kind") == "Status" else {}

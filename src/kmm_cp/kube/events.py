@@ -42,6 +42,16 @@ class Regarding:
         return cls(api_version="v1", kind="Namespace", namespace=name, name=name, uid="")
 
     @classmethod
+    def lease(cls, namespace: str, name: str) -> "Regarding":
+        return cls(
+            api_version="coordination.k8s.io/v1",
+            kind="Lease",
+            namespace=namespace,
+            name=name,
+            uid="",
+        )
+
+    @classmethod
     def module(cls, namespace: str, name: str, uid: str) -> "Regarding":
         return cls(
             api_version=names.API_VERSION, kind="Module", namespace=namespace, name=name, uid=uid

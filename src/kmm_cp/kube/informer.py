@@ -92,10 +92,14 @@ class Informer(Generic[T]):
         self._pace = pace or Pace()
         self._handlers: list[Handler[T]] = []
         self._unreadable_handlers: list[UnreadableHandler] = []
+        self._unreadable: dict[str, tuple[Object, Exception]] = {}
         self._position = ""
         """resourceVersion up to which all is known; empty until a list is complete."""
         self._newest = _Newest()
         self._failures = 0
+        self._refresh = asyncio.Event()
+        self._listed = asyncio.Event()
+        self._listed_at = 0.0
         self._answers: dict[str, int] = {}
         """Versions by key that observe() brought while there was no position."""
 
@@ -103,9 +107,27 @@ class Informer(Generic[T]):
         """Call the handler, synchronously, for every change from now on."""
         self._handlers.append(handler)
 
+    def remove_handler(self, handler: Handler[T]) -> None:
+        """Call it no more."""
+        self._handlers.remove(handler)
+
+    def replay(self, handler: Handler[T]) -> None:
+        """Call a handler for all there is now, as if a list had just brought it."""
+        for key, value in list(self.store.items()):
+            self._tell(key, [handler], Change(key=key, old=None, new=value, fresh=False))
+
     def add_unreadable_handler(self, handler: UnreadableHandler) -> None:
-        """Call the handler, synchronously, for every version that cannot be decoded, and why."""
+        """Call the handler, synchronously, for every version that cannot be decoded, and why.
+
+        Of what is so already it is told first.
+        """
+        for key, told in list(self._unreadable.items()):
+            self._tell(key, [handler], *told)
         self._unreadable_handlers.append(handler)
+
+    def remove_unreadable_handler(self, handler: UnreadableHandler) -> None:
+        """Call it no more."""
+        self._unreadable_handlers.remove(handler)
 
     async def run(self) -> None:
         """Keep the cache true, until cancelled."""
@@ -113,18 +135,33 @@ class Informer(Generic[T]):
         while True:
             try:
                 if not self._position:
+                    self._refresh.clear()
+                    began = self._clock.monotonic()
                     self._position = await self._list()
+                    self._listed_at = began
                     self.synced.set()
+                    self._listed.set()
                 elif interrupted:
                     await self._verify_history()
                 interrupted = False
-                await self._watch()
+                await self._watch_until_refresh()
             except GoneError as error:
                 self._position = ""
                 await self._pause(error)
             except KmmError as error:
                 interrupted = True
                 await self._pause(error)
+
+    async def refresh(self, *, older_than: float) -> None:
+        """Wait until all is listed anew, unless the last list began less than so long ago (s).
+
+        A watch whose connection is dead shows what was, for as long as its inactivity is borne.
+        """
+        if self.synced.is_set() and self._clock.monotonic() - self._listed_at <= older_than:
+            return
+        self._listed.clear()
+        self._refresh.set()
+        await self._listed.wait()
 
     def observe(self, written: Object) -> None:
         """Take in what a write of ours returned, before the watch brings it."""
@@ -162,6 +199,21 @@ class Informer(Generic[T]):
     def _overtaken(self, key: str, list_version: str) -> bool:
         """Tell whether we wrote an object after the moment that a list shows."""
         return self._answers.get(key, 0) > int(list_version)
+
+    async def _watch_until_refresh(self) -> None:
+        """Follow one watch until it ends, or somebody wants a list."""
+        watching = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+        asked = asyncio.create_task(self._refresh.wait(), name=f"refresh {self.name}")
+        try:
+            await asyncio.wait({watching, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not watching.done():
+                self._position = ""
+                return
+        finally:
+            asked.cancel()
+            watching.cancel()
+            await asyncio.wait({watching, asked})
+        await watching
 
     async def _watch(self) -> None:
         """Follow one watch to its end."""
@@ -233,12 +285,14 @@ class Informer(Generic[T]):
         except Exception as error:
             self._not_understood(content, error)
             return
+        self._unreadable.pop(key, None)
         old = self.store.put(key, version, value)
         self._changed(Change(key=key, old=old, new=value, fresh=fresh))
 
     def _not_understood(self, content: Object, error: Exception) -> None:
         key = _key(content)
         self.store.mark_unreadable(key, content["metadata"]["resourceVersion"])
+        self._unreadable[key] = content, error
         resource = self.name
         log(
             logger, logging.ERROR, "object unreadable", resource=resource, key=key, error=str(error)
@@ -252,6 +306,7 @@ class Informer(Generic[T]):
             self._remove(_key(content), fresh=True)
 
     def _remove(self, key: str, *, fresh: bool) -> None:
+        self._unreadable.pop(key, None)
         if key in self.store.versions:
             self._changed(Change(key=key, old=self.store.drop(key), new=None, fresh=fresh))
 

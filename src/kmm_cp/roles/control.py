@@ -1,6 +1,7 @@
-"""The leader's half: reconcilers, their controllers, and what sets them off."""
+"""The leader's half for one term: reconcilers, their controllers, and what sets them off."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from kmm_cp.images.pins import Pins
 from kmm_cp.images.resolver import DigestResolver
 from kmm_cp.kube.client import KubeClient, Object
 from kmm_cp.kube.events import EventRecorder, Regarding
-from kmm_cp.kube.informer import Change
+from kmm_cp.kube.informer import Change, Handler, Informer, UnreadableHandler
 from kmm_cp.policy.digests import known_digests
 from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import NodeState
@@ -23,30 +24,90 @@ from kmm_cp.reconcilers.module_status import ModuleStatusReconciler
 from kmm_cp.reconcilers.namespace import NamespaceReconciler
 from kmm_cp.reconcilers.node import NodeReconciler
 from kmm_cp.reconcilers.pause import PauseReconciler
-from kmm_cp.reconcilers.restore import RestoreReconciler
+from kmm_cp.reconcilers.replicas import DeadReplicas
 from kmm_cp.reconcilers.retry import RetryReconciler
 from kmm_cp.reconcilers.triggers import Triggers
-from kmm_cp.roles.adapters import SecretReader
-from kmm_cp.roles.caches import Caches
+from kmm_cp.roles.adapters import ConfigMapWriter, SecretReader
+from kmm_cp.roles.caches import SERVED_LABELS, Caches
+from kmm_cp.roles.leases import ReplicaLeases
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.runtime.controller import Controller, Reconcile
+from kmm_cp.runtime.supervision import NamedService, Service
+from kmm_cp.runtime.term import Term
+from kmm_cp.serving.served import replica_of
+from kmm_cp.serving.sessions import Sessions
 from kmm_cp.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """What the leader runs."""
+    """What the leader runs for one term; it knows the caches from begin() to end()."""
 
-    controllers: list[Controller[str]]
-    pins: Pins
-    restore: RestoreReconciler
-    restore_controller: Controller[str]
-    sessions_changed: Callable[[frozenset[str]], None]
-    """Told the nodes that this replica serves whenever they change."""
-    adopt_digests: Callable[[], None]
-    """Called once the caches are synced, before the controllers start."""
-    rules_changed: Callable[[], None]
-    """Called when an administrator has changed what holds for all Modules."""
+    def __init__(
+        self,
+        *,
+        controllers: Mapping[str, Controller[str]],
+        services: Sequence[Service],
+        caches: Caches,
+        pins: Pins,
+        live: LiveNodes,
+        sessions: Sessions,
+        events: EventRecorder,
+        clock: Clock,
+    ) -> None:
+        self.pins = pins
+        self.controllers = list(controllers.values())
+        self.triggers = _triggers(controllers, caches)
+        self._term = Term(controllers=self.controllers, services=services, clock=clock)
+        self._caches = caches
+        self._live = live
+        self._sessions = sessions
+        self._handlers = _handlers(caches, self.triggers, pins)
+        self._tell_unreadable = _unreadable_teller(events)
+
+    def begin(self) -> None:
+        """Plan from what the caches have, and from what changes in them."""
+        self.pins.adopt(known_digests(self._caches.states.store.values()))
+        for cache, handler in self._handlers:
+            cache.replay(handler)
+            cache.add_handler(handler)
+        self._caches.modules.add_unreadable_handler(self._tell_unreadable)
+        self._sessions.on_change(self._sessions_changed)
+        self._sessions_changed()
+
+    def end(self) -> None:
+        """Take no notice any more."""
+        for cache, handler in self._handlers:
+            cache.remove_handler(handler)
+        self._caches.modules.remove_unreadable_handler(self._tell_unreadable)
+        self._sessions.remove_listener(self._sessions_changed)
+        self.stop()
+
+    async def run(self) -> None:
+        """Lead until stop()."""
+        async with asyncio.TaskGroup() as tasks:
+            for cache in self._caches.all():
+                refreshed = cache.refresh(older_than=FRESH_SECONDS)
+                tasks.create_task(refreshed, name=f"refresh {cache.name}")
+        self.begin()
+        try:
+            await self._term.run()
+        finally:
+            self.end()
+
+    def stop(self) -> None:
+        """Let run() end when the reconciles in progress are done."""
+        self._term.stop()
+
+    def _sessions_changed(self) -> None:
+        """Take note of the nodes that this replica serves now."""
+        before, self._live.here = self._live.here, self._sessions.nodes()
+        for node in flipped(before, self._live.here):
+            self.triggers.liveness_changed(node)
+
+
+FRESH_SECONDS = 10.0
+"""A term begins with caches that were listed within so long, or are listed then: of a watch that
+has died unnoticed a new leader would put back what another one has changed since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +117,7 @@ class _Parts:
     caches: Caches
     live: Live
     pins: Pins
+    namespace: str
     rules: Callable[[], Rules]
     clock: Clock
 
@@ -73,17 +135,19 @@ def control(
     caches: Caches,
     events: EventRecorder,
     *,
+    namespace: str,
+    sessions: Sessions,
     rules: Callable[[], Rules],
     metrics: Metrics,
     clock: Clock,
 ) -> Control:
-    """Build everything and connect it to the informers; nothing runs yet."""
+    """Build everything for one term; nothing runs yet, and nothing listens."""
     pins = Pins(
         resolver=DigestResolver(),
         secrets=SecretReader(client),
         clock=clock,
         # Late: the triggers need the queues of the controllers that plan with the pins.
-        on_change=lambda key: triggers.image_changed(key),
+        on_change=lambda key: built.triggers.image_changed(key),
     )
     live = LiveNodes(caches.served.store)
     parts = _Parts(
@@ -92,32 +156,48 @@ def control(
         caches=caches,
         live=live,
         pins=pins,
+        namespace=namespace,
         rules=rules,
         clock=clock,
     )
-    restore = RestoreReconciler(client=client, events=events, nodes=caches.nodes.store)
-    reconciles: Mapping[str, Reconcile[str]] = {
-        **_reconciles(parts),
-        "restore": restore.reconcile,
-    }
     controllers = {
         name: Controller(name, unless_gone(reconcile), clock=clock, observer=metrics)
-        for name, reconcile in reconciles.items()
+        for name, reconcile in _reconciles(parts).items()
     }
     for controller in controllers.values():
         metrics.watch_controller(controller)
-    triggers = _triggers(controllers, caches)
-    _listen(caches, triggers, pins)
-    _tell_unreadable(caches, events)
-    return Control(
-        controllers=list(controllers.values()),
+    built = Control(
+        controllers=controllers,
+        services=[NamedService("pins", pins.run), _dead_replicas(parts)],
+        caches=caches,
         pins=pins,
-        restore=restore,
-        restore_controller=controllers["restore"],
-        sessions_changed=_sessions_handler(live, triggers),
-        rules_changed=triggers.rules_changed,
-        adopt_digests=lambda: pins.adopt(known_digests(caches.states.store.values())),
+        live=live,
+        sessions=sessions,
+        events=events,
+        clock=clock,
     )
+    return built
+
+
+def _dead_replicas(parts: _Parts) -> DeadReplicas:
+    namespace, lists = parts.namespace, parts.caches.served.store
+    leases = ReplicaLeases(client=parts.client, namespace=namespace, replica="", clock=parts.clock)
+    config_maps = ConfigMapWriter(client=parts.client, namespace=namespace, labels=SERVED_LABELS)
+
+    def of_replicas() -> dict[str, list[str]]:
+        """Return the names of the lists of each replica."""
+        found: dict[str, list[str]] = {}
+        for key in lists:
+            name = key.rpartition("/")[2]
+            found.setdefault(replica_of(name), []).append(name)
+        return found
+
+    async def clear(replica: str) -> None:
+        for name in of_replicas().get(replica, ()):
+            await config_maps.delete(name)
+        await leases.clear(replica)
+
+    return DeadReplicas(signs=leases.signs, listing=of_replicas, clear=clear, clock=parts.clock)
 
 
 def _reconciles(parts: _Parts) -> dict[str, Reconcile[str]]:
@@ -195,31 +275,25 @@ def _triggers(controllers: Mapping[str, Controller[str]], caches: Caches) -> Tri
     )
 
 
-def _sessions_handler(live: LiveNodes, triggers: Triggers) -> Callable[[frozenset[str]], None]:
-    def changed(served: frozenset[str]) -> None:
-        before, live.here = live.here, served
-        for node in flipped(before, served):
-            triggers.liveness_changed(node)
-
-    return changed
-
-
-def _listen(caches: Caches, triggers: Triggers, pins: Pins) -> None:
-    caches.modules.add_handler(triggers.module_changed)
-    caches.nodes.add_handler(triggers.node_changed)
-    caches.states.add_handler(triggers.state_changed)
-    caches.served.add_handler(triggers.served_changed)
-    caches.namespaces.add_handler(triggers.namespace_changed)
-
+def _handlers(
+    caches: Caches, triggers: Triggers, pins: Pins
+) -> list[tuple[Informer[Any], Handler[Any]]]:
     def adopt(change: Change[NodeState]) -> None:
         """Pin what a daemon found out where no registry answered the control plane."""
         if change.fresh and change.new is not None:
             pins.adopt(known_digests([change.new]))
 
-    caches.states.add_handler(adopt)
+    return [
+        (caches.modules, triggers.module_changed),
+        (caches.nodes, triggers.node_changed),
+        (caches.states, triggers.state_changed),
+        (caches.served, triggers.served_changed),
+        (caches.namespaces, triggers.namespace_changed),
+        (caches.states, adopt),
+    ]
 
 
-def _tell_unreadable(caches: Caches, events: EventRecorder) -> None:
+def _unreadable_teller(events: EventRecorder) -> UnreadableHandler:
     def tell(module: Object, error: Exception) -> None:
         metadata = module["metadata"]
         regarding = Regarding.module(metadata["namespace"], metadata["name"], metadata["uid"])
@@ -227,4 +301,4 @@ def _tell_unreadable(caches: Caches, events: EventRecorder) -> None:
         text = f"Nodes keep what they have of this Module until it is corrected: {why}"
         events.warning(regarding, Event.MODULE_UNREADABLE, text)
 
-    caches.modules.add_unreadable_handler(tell)
+    return tell

@@ -25,6 +25,8 @@ class Metrics:
         build.info({"version": version})
         self._modules = gauge("kmm_module_num", "Modules in the cluster.")
         self._sessions = gauge("kmm_cp_sessions", "Nodes that have a session with this replica.")
+        self._leader = gauge("kmm_cp_leader", "1 while this replica leads.")
+        self._terms = counter("kmm_cp_leader_terms", "Times that this replica began to lead.")
         self._updates = counter("kmm_cp_updates", "Updates sent to daemons by kind.", ["kind"])
         self._refused = counter(
             "kmm_cp_refused_peers",
@@ -73,6 +75,14 @@ class Metrics:
     def watch_settings(self, right: Callable[[], bool]) -> None:
         """Tell from now on whether the settings file can be taken as it is."""
         self._settings.set_function(lambda: float(right()))
+
+    def watch_leading(self, leading: Callable[[], bool]) -> None:
+        """Tell from now on whether this replica leads."""
+        self._leader.set_function(lambda: float(leading()))
+
+    def elected(self) -> None:
+        """Count a term of this replica."""
+        self._terms.inc()
 
     def watch_controller(self, controller: Controller[str]) -> None:
         """Tell from now on how many keys wait in a controller's queue, and count from zero."""

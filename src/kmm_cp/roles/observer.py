@@ -9,11 +9,11 @@ from kmm_common.logs import log
 from kmm_common.tls import PodIdentity
 from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.policy.values import Node
-from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.runtime.queue import Queue
 from kmm_cp.serving.ports import PodFacts, Refusal
 from kmm_cp.serving.rarely import Rarely
+from kmm_cp.serving.restore import Restorer
 from kmm_cp.serving.updates import Kind
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class ServingObserver:
         nodes: Mapping[str, Node],
         pods: Mapping[str, PodFacts],
         namespace: str,
-        restore: RestoreReconciler,
+        restore: Restorer,
         restore_queue: Queue[str],
         clock: Clock,
     ) -> None:

@@ -15,12 +15,14 @@ from kmm_cp.roles.adapters import (
     target_of,
 )
 from kmm_cp.roles.caches import SERVED_LABELS, Caches
+from kmm_cp.roles.leases import ReplicaLeases
 from kmm_cp.serving.credentials import PullCredentials
 from kmm_cp.serving.fragments import Fragments
 from kmm_cp.serving.identity import DaemonPods, Identities
 from kmm_cp.serving.listener import Listener
 from kmm_cp.serving.notifier import Notifier
 from kmm_cp.serving.ports import Observer
+from kmm_cp.serving.presence import Presence
 from kmm_cp.serving.sender import Sender
 from kmm_cp.serving.served import Served
 from kmm_cp.serving.service import NodeLink
@@ -38,6 +40,7 @@ class Serving:
     listener: Listener
     status: StatusWriter
     served: Served
+    presence: Presence
 
 
 def serving(
@@ -70,6 +73,15 @@ def serving(
         ready=lambda: all(cache.synced.is_set() for cache in caches.all()),
         clock=clock,
     )
+    served = Served(
+        replica=replica,
+        sessions=sessions,
+        config_maps=ConfigMapWriter(
+            client=client, namespace=settings.namespace, labels=SERVED_LABELS
+        ),
+        clock=clock,
+    )
+    beats = ReplicaLeases(client=client, namespace=settings.namespace, replica=replica, clock=clock)
     files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
     return Serving(
         sessions=sessions,
@@ -82,14 +94,8 @@ def serving(
             clock=clock,
         ),
         status=status,
-        served=Served(
-            replica=replica,
-            sessions=sessions,
-            config_maps=ConfigMapWriter(
-                client=client, namespace=settings.namespace, labels=SERVED_LABELS
-            ),
-            clock=clock,
-        ),
+        served=served,
+        presence=Presence(beats=beats, served=served, clock=clock),
     )
 
 

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from kmm_common.clock import SystemClock
+from kmm_common.clock import Clock, SleeplessClock, SystemClock
 from kmm_common.errors import KmmError
 from kmm_common.listening import listening
 from kmm_common.logs import log
@@ -17,12 +16,20 @@ from kmm_common.reload import SettingsFile
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
 from kmm_cp.kube.neighbours import Neighbours
+from kmm_cp.reconcilers.gone import unless_gone
+from kmm_cp.roles.caches import Caches
 from kmm_cp.roles.caches import caches as build_caches
 from kmm_cp.roles.control import Control, control, rules_of
+from kmm_cp.roles.leases import Announcer, LeaseRecords
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.runtime.candidate import Candidate
+from kmm_cp.runtime.controller import Controller
+from kmm_cp.runtime.election import Timing
 from kmm_cp.runtime.manager import Manager
+from kmm_cp.runtime.supervision import NamedService, Service
+from kmm_cp.serving.restore import Restorer
 from kmm_cp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,17 +37,6 @@ logger = logging.getLogger(__name__)
 COMPONENT = "kmm"
 DRAIN_SECONDS = 2.0
 LAST_WRITES_SECONDS = 2.0
-
-
-class _Named:
-    """A service with the name that its task and its logs bear."""
-
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        self.name = name
-        self._run = run
-
-    async def run(self) -> None:
-        await self._run()
 
 
 async def run(file: SettingsFile[Settings]) -> None:
@@ -61,6 +57,7 @@ class _Parts:
     """What is started, and what has last words."""
 
     manager: Manager
+    candidate: Candidate
     served: Serving
     events: EventRecorder
     neighbours: Neighbours
@@ -99,65 +96,146 @@ async def _until_stopped(parts: _Parts) -> None:
         log(logger, logging.INFO, "control plane started")
         await told_to_stop([running])
         log(logger, logging.INFO, "control plane stops")
+        # At once: the next leader begins while the daemons are sent elsewhere.
+        parts.candidate.stop()
         await _wind_down(parts.served, parts.events)
         parts.manager.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What all parts are built on."""
+
+    client: KubeClient
+    file: SettingsFile[Settings]
+    metrics: Metrics
+    caches: Caches
+    events: EventRecorder
+    replica: str
+    clock: Clock
+
+    @property
+    def settings(self) -> Settings:
+        return self.file.current
+
+    @property
+    def namespace(self) -> str:
+        return self.settings.namespace
 
 
 def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> _Parts:
     """Build everything; nothing runs yet."""
     settings, clock = file.current, SystemClock()
-    caches = build_caches(client, namespace=settings.namespace, clock=clock)
-    events = EventRecorder(client, component=COMPONENT, clock=clock)
-    leading = control(
-        client, caches, events, rules=lambda: rules_of(file.current), metrics=metrics, clock=clock
-    )
-    file.on_change(lambda _: leading.rules_changed())
-    observer = ServingObserver(
-        events=events,
+    base = _Base(
+        client=client,
+        file=file,
         metrics=metrics,
-        nodes=caches.nodes.store,
-        pods=caches.pods.store,
-        namespace=settings.namespace,
-        restore=leading.restore,
-        restore_queue=leading.restore_controller.queue,
+        caches=build_caches(client, namespace=settings.namespace, clock=clock),
+        events=EventRecorder(client, component=COMPONENT, clock=clock),
+        replica=settings.replica or socket.gethostname(),
         clock=clock,
     )
-    replica = settings.replica or socket.gethostname()
-    served = serving(client, caches, observer, settings=settings, replica=replica, clock=clock)
-    sessions = served.sessions
-    sessions.on_change(lambda: leading.sessions_changed(sessions.nodes()))
-    metrics.watch_modules(caches.modules.store)
-    metrics.watch_sessions(sessions.nodes)
-    metrics.watch_settings(lambda: file.right)
+    observer, restoring = _observing(base)
+    served = serving(
+        client, base.caches, observer, settings=settings, replica=base.replica, clock=clock
+    )
+    candidate = _candidate(base, served)
     neighbours = Neighbours(
         client=client,
-        events=events,
-        namespace=settings.namespace,
+        events=base.events,
+        namespace=base.namespace,
         tell=metrics.neighbours,
         clock=clock,
     )
-    manager = Manager(
-        caches=caches.all(),
-        services=[
-            *_services(leading, served, events),
-            _Named("neighbours", neighbours.run),
-            _Named("settings", file.run),
-        ],
-        controllers=leading.controllers,
-        clock=clock,
-        before_controllers=leading.adopt_digests,
-    )
-    return _Parts(manager=manager, served=served, events=events, neighbours=neighbours)
-
-
-def _services(leading: Control, served: Serving, events: EventRecorder) -> list[_Named]:
-    return [
-        _Named("events", events.run),
-        _Named("pins", leading.pins.run),
-        _Named("listener", served.listener.run),
-        _Named("status", served.status.run),
-        _Named("served", served.served.run),
+    metrics.watch_modules(base.caches.modules.store)
+    metrics.watch_sessions(served.sessions.nodes)
+    metrics.watch_settings(lambda: file.right)
+    metrics.watch_leading(lambda: candidate.leading)
+    services: list[Service] = [
+        restoring,
+        NamedService("events", base.events.run),
+        NamedService("listener", served.listener.run),
+        NamedService("status", served.status.run),
+        NamedService("served", served.served.run),
+        NamedService("presence", served.presence.run),
+        NamedService("neighbours", neighbours.run),
+        NamedService("settings", file.run),
     ]
+    return _Parts(
+        manager=Manager(caches=base.caches.all(), services=services, work=candidate, clock=clock),
+        candidate=candidate,
+        served=served,
+        events=base.events,
+        neighbours=neighbours,
+    )
+
+
+def _observing(base: _Base) -> tuple[ServingObserver, Controller[str]]:
+    """Return what is told of daemons, and what restores the states that it is told of."""
+    nodes = base.caches.nodes.store
+    restorer = Restorer(client=base.client, events=base.events, nodes=nodes)
+    restoring = Controller(
+        "restore", unless_gone(restorer.reconcile), clock=base.clock, observer=base.metrics
+    )
+    base.metrics.watch_controller(restoring)
+    observer = ServingObserver(
+        events=base.events,
+        metrics=base.metrics,
+        nodes=nodes,
+        pods=base.caches.pods.store,
+        namespace=base.namespace,
+        restore=restorer,
+        restore_queue=restoring.queue,
+        clock=base.clock,
+    )
+    return observer, restoring
+
+
+def _candidate(base: _Base, served: Serving) -> Candidate:
+    """Return who takes part in the election, and builds the leader's half for each term."""
+    lease, clock = base.settings.lease, SleeplessClock()
+    terms: list[Control] = []
+
+    def new_term() -> Control:
+        term = control(
+            base.client.fenced(lambda: candidate.leading),
+            base.caches,
+            base.events,
+            namespace=base.namespace,
+            sessions=served.sessions,
+            rules=lambda: rules_of(base.file.current),
+            metrics=base.metrics,
+            clock=base.clock,
+        )
+        terms[:] = [term]
+        return term
+
+    def rules_changed() -> None:
+        for term in terms:
+            term.triggers.rules_changed()
+
+    base.file.on_change(lambda _: rules_changed())
+    candidate = Candidate(
+        identity=base.replica,
+        records=LeaseRecords(
+            client=base.client, namespace=base.namespace, name=lease.name, clock=clock
+        ),
+        timing=Timing(
+            duration=lease.duration_seconds,
+            renew_deadline=lease.renew_deadline_seconds,
+            retry_period=lease.retry_period_seconds,
+        ),
+        new_term=new_term,
+        observer=Announcer(
+            events=base.events,
+            metrics=base.metrics,
+            replica=base.replica,
+            namespace=base.namespace,
+            lease=lease.name,
+        ),
+        clock=clock,
+    )
+    return candidate
 
 
 async def _wind_down(served: Serving, events: EventRecorder) -> None:
@@ -168,5 +246,6 @@ async def _wind_down(served: Serving, events: EventRecorder) -> None:
             await served.status.flush()
             await events.drain()
             await served.served.withdraw()
+            await served.presence.withdraw()
     except (KmmError, TimeoutError) as error:
         log(logger, logging.WARNING, "last writes not made", error=str(error) or "timed out")

@@ -1,111 +1,83 @@
-"""Starts services, waits for their caches, runs controllers, and ends all of them in order."""
+"""Starts caches and services, leads once the caches are synced, and ends all of it in order."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
-from kmm_common.logs import log, log_crash
-from kmm_cp.runtime.cancellation import being_cancelled
-from kmm_cp.runtime.controller import Controller
+from kmm_common.logs import log
+from kmm_cp.runtime.supervision import Service, kept_up
 
 logger = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 4.0
-STEADY_SECONDS = 60.0
-
-
-class Service(Protocol):
-    """Anything that runs beside the controllers, such as an informer."""
-
-    name: str
-
-    async def run(self) -> None: ...
+END_SECONDS = 6.0
+"""For the work, which has bounds of its own, to end."""
 
 
 class Cache(Service, Protocol):
-    """A service that controllers must not start without."""
+    """A service that the work must not start without."""
 
     @property
     def synced(self) -> asyncio.Event: ...
+
+
+class Work(Protocol):
+    """What needs the caches: a candidate, or a term that nobody is elected for."""
+
+    async def run(self) -> None:
+        """Work until stop()."""
+        ...
+
+    def stop(self) -> None:
+        """Let run() end when what is in progress is done."""
+        ...
 
 
 class Manager:
     """Owns every task of the process."""
 
     def __init__(
-        self,
-        *,
-        caches: Sequence[Cache],
-        services: Sequence[Service],
-        controllers: Sequence[Controller[Any]],
-        clock: Clock,
-        before_controllers: Callable[[], None] = lambda: None,
+        self, *, caches: Sequence[Cache], services: Sequence[Service], work: Work, clock: Clock
     ) -> None:
-        """`before_controllers` is called once, when all caches are synced."""
-        self._before_controllers = before_controllers
         self._caches = caches
         self._services = services
-        self._controllers = controllers
+        self._work = work
         self._clock = clock
-        self._backoff = Backoff(0.5, 30.0)
         self._stopping = asyncio.Event()
         self.synced = asyncio.Event()
 
     def stop(self) -> None:
-        """Let run() end: reconciles in progress are finished, then everything is cancelled."""
+        """Let run() end: what is in progress is finished, then everything is cancelled."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Run until stop()."""
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._kept_up(service), name=service.name)
+                tasks.create_task(kept_up(service, self._clock), name=service.name)
                 for service in (*self._caches, *self._services)
             ]
-            controlling = tasks.create_task(self._control(), name="controllers")
+            working = tasks.create_task(self._work_when_synced(), name="work")
             await self._stopping.wait()
-            await self._drain(controlling)
+            await self._end(working)
             for task in background:
                 task.cancel()
 
-    async def _control(self) -> None:
+    async def _work_when_synced(self) -> None:
         for cache in self._caches:
             if not cache.synced.is_set():
                 log(logger, logging.INFO, "waiting for a cache", resource=cache.name)
             await cache.synced.wait()
-        self._before_controllers()
         self.synced.set()
-        log(logger, logging.INFO, "caches synced", controllers=len(self._controllers))
-        async with asyncio.TaskGroup() as tasks:
-            for controller in self._controllers:
-                tasks.create_task(controller.run(), name=f"controller {controller.name}")
+        log(logger, logging.INFO, "caches synced")
+        await self._work.run()
 
-    async def _drain(self, controlling: asyncio.Task[None]) -> None:
-        for controller in self._controllers:
-            controller.stop()
+    async def _end(self, working: asyncio.Task[None]) -> None:
+        self._work.stop()
         if not self.synced.is_set():
-            controlling.cancel()
-        _, pending = await asyncio.wait([controlling], timeout=DRAIN_SECONDS)
+            working.cancel()
+        _, pending = await asyncio.wait([working], timeout=END_SECONDS)
         for task in pending:
-            log(logger, logging.WARNING, "reconciles cut off", after=DRAIN_SECONDS)
+            log(logger, logging.WARNING, "work cut off", after=END_SECONDS)
             task.cancel()
-
-    async def _kept_up(self, service: Service) -> None:
-        """Run a service again after it broke; one that ran for long breaks for the first time."""
-        attempt = 0
-        while True:
-            began = self._clock.monotonic()
-            try:
-                await service.run()
-                return
-            except (Exception, asyncio.CancelledError):
-                if being_cancelled():
-                    raise
-                ran = self._clock.monotonic() - began
-                attempt = 1 if ran > STEADY_SECONDS else attempt + 1
-                delay = self._backoff.delay(attempt)
-                log_crash(logger, "service crashed", service=service.name, retry_in=delay)
-            await self._clock.sleep(delay)

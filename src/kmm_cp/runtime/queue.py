@@ -113,8 +113,11 @@ class Queue(Generic[K]):
         self._failures.pop(key, None)
 
     def shut_down(self) -> None:
-        """Hand nothing out any more; keys in progress end by themselves."""
+        """Forget what waits and hand nothing out any more; keys in progress end by themselves."""
         self._closed = True
+        for keys in self._ready.values():
+            keys.clear()
+        self._due.clear()
         self._wake.set()
 
     def statistics(self) -> Statistics:

@@ -58,6 +58,11 @@ def pages(replica: str, nodes: Iterable[str], limit: int = MAP_BYTES) -> tuple[P
     )
 
 
+def replica_of(name: str) -> str:
+    """Return whose list a ConfigMap is, by its name."""
+    return name.removeprefix(PREFIX).rpartition("-")[0]
+
+
 def nodes_in(data: Mapping[str, str]) -> frozenset[str]:
     """Return the nodes that a ConfigMap lists."""
     return frozenset(data.get(KEY, "").split())
@@ -86,6 +91,11 @@ class Served:
             self._changed.clear()
             problem = await self._attempt(problem)
             await self._clock.sleep(PAUSE_SECONDS)
+
+    def renew(self) -> None:
+        """Write all anew: somebody may have removed it."""
+        self._written.clear()
+        self._changed.set()
 
     async def withdraw(self) -> None:
         """Delete the ConfigMaps: this replica serves nobody any more. Raises KmmError."""

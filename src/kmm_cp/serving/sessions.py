@@ -70,6 +70,10 @@ class Sessions:
         """Call the listener after every change of nodes()."""
         self._listeners.append(listener)
 
+    def remove_listener(self, listener: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._listeners.remove(listener)
+
     def nodes(self) -> frozenset[str]:
         """Return the nodes with a live session."""
         return frozenset(self._live)

@@ -51,6 +51,12 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
             "namespace: 'Not_A' is not taken; it must be like kmm",
         ),
         ({"tls": TLS, "log_format": "xml"}, "log_format: Input should be 'text' or 'json'"),
+        (
+            {"tls": TLS, "lease": {"duration_seconds": 10}},
+            "renew_deadline_seconds (10) must be less",
+        ),
+        ({"tls": TLS, "lease": {"retry_period_seconds": 5}}, "retry_period_seconds (5) must be"),
+        ({"tls": TLS, "lease": {"name": "A"}}, "lease.name: "),
         ([1], "must be a mapping of settings"),
         ("a: [", "kmm-cp.yaml"),
     ],

@@ -11,7 +11,7 @@ from kubernetes_asyncio.client import Configuration
 
 from kmm_common.errors import TerminalError, TransientError
 from kmm_cp.kube.client import KubeClient
-from kmm_cp.kube.errors import GoneError, TooManyRequestsError, UnavailableError
+from kmm_cp.kube.errors import GoneError, NotLeadingError, TooManyRequestsError, UnavailableError
 from kmm_cp.kube.resources import CONFIG_MAPS, MODULES, NODES
 from kmm_sandbox.kubeconfig import write_kubeconfig
 from kmm_sandbox.pki import Authority, Identity
@@ -39,7 +39,7 @@ async def api() -> Api:
 @pytest.fixture
 async def client(api: Api) -> AsyncIterator[KubeClient]:
     app = web.Application()
-    app.router.add_get("/{path:.*}", api.answer)
+    app.router.add_route("*", "/{path:.*}", api.answer)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -162,3 +162,24 @@ async def test_pod_without_a_service_account_is_told_so(monkeypatch: pytest.Monk
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(TerminalError, match="in cluster"):
         await KubeClient.connect(None, user_agent="test", field_manager="test")
+
+
+async def test_fenced_client_sends_no_write_that_may_not_be_made_and_reads_all_the_same(
+    api: Api, client: KubeClient
+) -> None:
+    api.answers = [web.json_response({"metadata": {}}) for _ in range(3)]
+    fenced = client.fenced(lambda: False)
+    for write in (
+        fenced.create(NODES, {"metadata": {}}),
+        fenced.replace(NODES, "a", {}),
+        fenced.patch_merge(NODES, "a", {}),
+        fenced.patch_json(NODES, "a", []),
+        fenced.delete(NODES, "a"),
+    ):
+        with pytest.raises(NotLeadingError):
+            await write
+    assert api.paths == []
+    await fenced.get(NODES, "a")
+    await client.patch_merge(NODES, "a", {})
+    await client.fenced(lambda: True).patch_merge(NODES, "a", {})
+    assert api.paths == ["/api/v1/nodes/a"] * 3

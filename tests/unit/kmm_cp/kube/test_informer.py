@@ -441,3 +441,60 @@ async def test_broken_handler_keeps_nothing_from_the_others(
     assert last == ["a", "c"]
     crashes = [each for each in caplog.records if each.getMessage() == "handler crashed"]
     assert len(crashes) == 3
+
+
+async def test_handler_that_comes_late_can_be_told_all_there_is_and_one_that_leaves_nothing() -> (
+    None
+):
+    world = World()
+    late: list[Change[int]] = []
+    bad = thing("b", 4, bad=True)
+    unread: list[Object] = []
+
+    def tell(content: Object, _: Exception) -> None:
+        unread.append(content)
+
+    world.server.lists = [[page(10, thing("a", 3), bad)]]
+    async with world.running():
+        world.informer.replay(late.append)
+        assert late == [Change(key="a", old=None, new=3, fresh=False)]
+        world.informer.add_unreadable_handler(tell)
+        assert unread == [bad]
+        world.informer.add_handler(late.append)
+        world.informer.remove_handler(late.append)
+        world.informer.remove_unreadable_handler(tell)
+        world.informer._take(event("MODIFIED", "b", 11))
+        world.informer._take({"type": "MODIFIED", "object": thing("a", 12, bad=True)})
+        assert (len(late), len(unread)) == (1, 1)
+        world.informer.add_unreadable_handler(tell)
+        assert [each["metadata"]["name"] for each in unread] == ["b", "a"]
+
+
+async def test_cache_is_listed_anew_for_who_asks_though_its_watch_is_there() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 3))], [page(20, thing("a", 15))]]
+    async with world.running():
+        await world.clock.advance(5)
+        await world.informer.refresh(older_than=10.0)
+        assert world.cache == {"a": 3}
+        await world.clock.advance(6)
+        asking = asyncio.create_task(world.informer.refresh(older_than=10.0))
+        await rest()
+        assert asking.done()
+        assert world.cache == {"a": 15}
+        assert world.server.watched_from == ["10", "20"]
+        assert world.server.open == 1
+
+
+async def test_refresh_waits_for_a_server_that_is_away() -> None:
+    world = World()
+    away = UnavailableError("away")
+    world.server.lists = [[page(10, thing("a", 3))], [away], [page(20, thing("a", 15))]]
+    async with world.running():
+        await world.clock.advance(60)
+        asking = asyncio.create_task(world.informer.refresh(older_than=10.0))
+        await rest()
+        assert not asking.done()
+        await world.clock.advance(30)
+        assert asking.done()
+        assert world.cache == {"a": 15}

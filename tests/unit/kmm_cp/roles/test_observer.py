@@ -3,12 +3,12 @@
 import pytest
 
 from kmm_common.tls import PodIdentity
-from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.runtime.queue import Queue
 from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.rarely import MOST_TOLD, QUIET_SECONDS
+from kmm_cp.serving.restore import Restorer
 from kmm_cp.serving.updates import Kind
 from support.certificates import NAMESPACE, pod_of
 from support.kubecalls import EventCalls, KubeCalls
@@ -25,7 +25,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock, self.events, self.metrics = VirtualClock(), EventCalls(), Metrics(version="1")
-        self.restore = RestoreReconciler(client=KubeCalls(), events=self.events, nodes={})
+        self.restore = Restorer(client=KubeCalls(), events=self.events, nodes={})
         self.queue: Queue[str] = Queue(self.clock)
         self.observer = ServingObserver(
             events=self.events,

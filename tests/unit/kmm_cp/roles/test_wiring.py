@@ -14,6 +14,7 @@ from kmm_cp.roles.caches import Caches, caches
 from kmm_cp.roles.control import Control, control, rules_of
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.runtime.queue import Statistics
 from kmm_cp.serving.sessions import Session
 from kmm_cp.serving.values import Greeting, Journaled, Report
 from kmm_cp.settings import Settings
@@ -55,24 +56,34 @@ class Replica:
     def __init__(self, directory: Path) -> None:
         files = Certificates(directory).server()
         settings = Settings(tls={"cert": files.cert, "key": files.key, "ca": files.ca})
-        clock, client, self.metrics = VirtualClock(), KubeCalls(), Metrics(version="1")
+        self.clock, self.client, self.metrics = VirtualClock(), KubeCalls(), Metrics(version="1")
+        clock, client, self.settings = self.clock, self.client, settings
         self.caches: Caches = caches(client, namespace="ns", clock=clock)
-        self.leading: Control = control(
-            client,
-            self.caches,
-            EventCalls(),
-            rules=lambda: rules_of(settings),
-            metrics=self.metrics,
-            clock=clock,
-        )
         self.serving: Serving = serving(
             client, self.caches, World(), settings=settings, replica="r", clock=clock
         )
+        self.leading = self.term()
 
-    def queued(self) -> set[str]:
+    def term(self) -> Control:
+        """Return what it runs when it leads."""
+        return control(
+            self.client,
+            self.caches,
+            EventCalls(),
+            sessions=self.serving.sessions,
+            namespace="ns",
+            rules=lambda: rules_of(self.settings),
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+
+    def queued(self, term: Control | None = None) -> set[str]:
         """Return the controllers that have something to do."""
-        waiting = {c.name: c.queue.statistics() for c in self.leading.controllers}
+        waiting = {c.name: c.queue.statistics() for c in (term or self.leading).controllers}
         return {name for name, found in waiting.items() if found.ready or found.delayed}
+
+    def statistics(self) -> list[Statistics]:
+        return [each.queue.statistics() for each in self.leading.controllers]
 
     def session(self) -> Session:
         greeting = Greeting(
@@ -91,7 +102,9 @@ class Replica:
 
 @pytest.fixture
 async def replica(tmp_path: Path) -> Replica:
-    return Replica(tmp_path)
+    replica = Replica(tmp_path)
+    replica.leading.begin()
+    return replica
 
 
 async def test_changed_state_reaches_the_mailbox_of_its_session(replica: Replica) -> None:
@@ -118,12 +131,32 @@ async def test_node_is_planned_and_labelled(replica: Replica) -> None:
 
 
 async def test_session_that_begins_sets_its_node_off_once(replica: Replica) -> None:
-    replica.leading.sessions_changed(frozenset("a"))
+    session = replica.session()
     assert replica.queued() == {"node", "label", "connection"}
-    depth = replica.leading.controllers[0].queue.statistics
-    before = depth()
-    replica.leading.sessions_changed(frozenset("a"))
-    assert depth() == before
+    before = replica.statistics()
+    replica.serving.sessions.open(
+        node="a", pod=session.pod, greeting=session.greeting, connection=object()
+    )
+    assert replica.statistics() == before
+
+
+async def test_term_begins_with_all_there_is_already(replica: Replica) -> None:
+    replica.caches.nodes.observe(node_object(1))
+    replica.caches.states.observe(state_object(2, WANTED))
+    replica.session()
+    replica.leading.end()
+    assert replica.queued() == set()
+    later = replica.term()
+    later.begin()
+    assert replica.queued(later) == {"node", "label", "connection", "pause"}
+    assert later.pins(WANTED) == Pinned(DIGEST)
+
+
+async def test_term_that_is_over_takes_no_notice_any_more(replica: Replica) -> None:
+    replica.leading.end()
+    replica.caches.nodes.observe(node_object(1))
+    replica.session()
+    assert replica.queued() == set()
 
 
 async def test_digest_that_a_daemon_found_out_is_pinned(replica: Replica) -> None:

@@ -282,7 +282,7 @@ async def test_closed_queue_hands_nothing_out_and_takes_nothing_in(closed: Queue
     closed.done("in progress")
     with pytest.raises(ClosedError):
         await closed.get()
-    assert closed.statistics() == Statistics(ready=1, delayed=0, in_progress=0)
+    assert closed.statistics() == Statistics(ready=0, delayed=0, in_progress=0)
 
 
 async def test_closing_wakes_every_worker(queue: Queue[str]) -> None:

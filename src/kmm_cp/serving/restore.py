@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreReconciler:
-    """Key: the node's name.
+class Restorer:
+    """Key: the node's name. Runs on every replica: the one that has the node's session knows.
 
     After etcd was restored a daemon refuses the lower generation. A new object has a new uid,
-    which the daemon follows; the node reconciler creates it from the Modules that there are.
+    which the daemon follows; the leader creates it from the Modules that there are. That needs no
+    leader's word: a quorum read below what a daemon has carried out proves that history was lost.
     """
 
     client: KubeClient

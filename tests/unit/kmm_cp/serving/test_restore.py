@@ -6,15 +6,15 @@ import pytest
 
 from kmm_cp.kube.errors import ConflictError, NotFoundError, UnavailableError
 from kmm_cp.policy.values import Node
-from kmm_cp.reconcilers.restore import RestoreReconciler
 from kmm_cp.runtime.controller import DONE
+from kmm_cp.serving.restore import Restorer
 from support.kubecalls import Call, EventCalls, KubeCalls, Told
 from support.policy import node
 
 
-def world(nodes: Mapping[str, Node]) -> tuple[RestoreReconciler, KubeCalls, EventCalls]:
+def world(nodes: Mapping[str, Node]) -> tuple[Restorer, KubeCalls, EventCalls]:
     client, events = KubeCalls(), EventCalls()
-    reconciler = RestoreReconciler(client=client, events=events, nodes=nodes)
+    reconciler = Restorer(client=client, events=events, nodes=nodes)
     reconciler.behind["node-1"] = "uid-old"
     return reconciler, client, events
 
