@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ COLLECTED = "KMM_RIGHTS_DIR"
 """Variable of the environment: where each cluster leaves what became of the rights in it."""
 AGENT = "kmm-cp"
 FORBIDDEN = 403
+START = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,26 +88,53 @@ def _resources(rule: Mapping[str, Any]) -> Iterator[str]:
             yield f"{resource}.{group}" if group else resource
 
 
-def calls(lines: Iterable[str]) -> Iterator[Call]:
-    """Yield kmm-cp's requests for resources from an audit log; a watch counts as it begins."""
+def calls(lines: Iterable[str]) -> list[Call]:
+    """Return kmm-cp's requests for resources from an audit log; a watch counts as it begins.
+
+    An API server that has just started refuses everybody, as it does not know the roles yet.
+    """
+    made, starts = list[tuple[datetime, Call]](), list[datetime]()
     seen = set[str]()
+    for event in _events(lines):
+        at = datetime.fromisoformat(event["requestReceivedTimestamp"])
+        if _is_start(event):
+            starts.append(at)
+        elif _is_ours(event) and event["auditID"] not in seen:
+            seen.add(event["auditID"])
+            made.append((at, _call(event)))
+    return [call for at, call in made if call.allowed or not _is_near(at, starts)]
+
+
+def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             event = json.loads(line)
         except ValueError:
             # The last line may be half written.
             continue
-        target = event.get("objectRef")
-        if not _is_ours(event) or not target or event["auditID"] in seen:
-            continue
-        seen.add(event["auditID"])
-        yield Call(
-            verb=event["verb"],
-            resource=_resource(target),
-            namespace=target.get("namespace", ""),
-            name=target.get("name") or _selected(event["requestURI"]),
-            allowed=event.get("responseStatus", {}).get("code") != FORBIDDEN,
-        )
+        if event.get("objectRef"):
+            yield event
+
+
+def _call(event: Mapping[str, Any]) -> Call:
+    target = event["objectRef"]
+    return Call(
+        verb=event["verb"],
+        resource=_resource(target),
+        namespace=target.get("namespace", ""),
+        name=target.get("name") or _selected(event["requestURI"]),
+        allowed=event.get("responseStatus", {}).get("code") != FORBIDDEN,
+    )
+
+
+def _is_start(event: Mapping[str, Any]) -> bool:
+    """Tell whether an API server sees to the roles that are its own, as it does when it starts."""
+    own = event["user"].get("username") == "system:apiserver"
+    return own and event["objectRef"]["resource"] == "clusterroles"
+
+
+def _is_near(at: datetime, starts: Iterable[datetime]) -> bool:
+    return any(abs(at - start) < START for start in starts)
 
 
 def _is_ours(event: Mapping[str, Any]) -> bool:

@@ -16,10 +16,16 @@ SECRETS = Right("pull", "bound", "secrets", "get")
 LEASE = Right("cp", "*", "leases.coordination.k8s.io", "list", ("one",))
 
 
-def line(verb: str, resource: str, *, code: int = 200, uri: str = "/", **target: str) -> str:
+AT = "2026-01-01T00:00:00.000000Z"
+
+
+def line(
+    verb: str, resource: str, *, code: int = 200, uri: str = "/", at: str = AT, **target: str
+) -> str:
     event: dict[str, Any] = {
         "auditID": f"{verb}{resource}{target}",
         "verb": verb,
+        "requestReceivedTimestamp": at,
         "user": {"username": USER},
         "userAgent": "kmm-cp",
         "requestURI": uri,
@@ -61,11 +67,23 @@ def test_requests_are_read_from_the_audit_log_once_each() -> None:
         json.dumps({"user": {"username": USER}, "requestURI": "/version"}),
         '{"half',
     ]
-    assert list(rights.calls(lines)) == [
+    assert rights.calls(lines) == [
         Call("patch", "nodes/status", "", "a", True),
         Call("list", "leases.coordination.k8s.io", "", "one", True),
         Call("get", "secrets", "n", "s", False),
     ]
+
+
+def test_an_api_server_that_has_just_started_refuses_nobody_for_good() -> None:
+    starts = line("get", "clusterroles", at="2026-01-01T00:00:10.5Z")
+    lines = [
+        line("list", "nodes", code=403, at="2026-01-01T00:00:09.9Z"),
+        starts.replace(USER, "system:apiserver"),
+        line("list", "pods", code=403, at="2026-01-01T00:00:12Z"),
+        line("list", "secrets", code=403, at="2026-01-01T00:02:00Z"),
+        line("list", "modules", at="2026-01-01T00:00:13Z"),
+    ]
+    assert [call.resource for call in rights.calls(lines)] == ["secrets", "modules"]
 
 
 def test_what_is_unused_beyond_or_refused_is_told_and_what_a_test_meant_is_not() -> None:
@@ -88,6 +106,7 @@ def test_what_is_unused_beyond_or_refused_is_told_and_what_a_test_meant_is_not()
 
 
 def test_what_clusters_leave_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(rights.COLLECTED, raising=False)
     log = tmp_path / "audit.log"
     log.write_text(line("list", "nodes") + "\n")
     rights.leave(log)
