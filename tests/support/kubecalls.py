@@ -117,8 +117,11 @@ class EventCalls:
 
     told: list[Told] = field(default_factory=list)
 
+    drained: int = 0
+    """How many of them were waited for."""
+
     async def drain(self) -> None:
-        """There is nothing to be written."""
+        self.drained = len(self.told)
 
     def normal(self, regarding: Regarding, reason: str, message: str) -> None:
         self._add("Normal", regarding, reason, message)

@@ -119,6 +119,14 @@ async def test_a_pinned_image_that_failed_is_looked_up_again_now_and_then(world)
     assert len(world.told) == 2
 
 
+async def test_a_pinned_image_that_is_found_the_same_again_is_no_news(world):
+    async with world.running() as pins:
+        pins(ENTRY)
+        await rest()
+        await pins.look_again(ENTRY)
+    assert (len(world.asked), len(world.told)) == (2, 1)
+
+
 async def test_an_image_that_is_not_pinned_is_not_looked_up_again(world):
     world.answers[ENTRY.image] = NotFoundError("no such tag")
     await world.pins.look_again(ENTRY)

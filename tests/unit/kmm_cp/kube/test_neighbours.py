@@ -63,6 +63,7 @@ async def test_somebody_who_renews_the_lease_is_named_and_told_of() -> None:
         await looking
     [told] = world.events.told
     assert (told.type, told.kind, told.name) == ("Warning", "Namespace", "ours")
+    assert world.events.drained == 1
     assert told.message.startswith("Another KMM is active: Deployment theirs/kmm")
 
 
