@@ -116,8 +116,10 @@ def test_what_clusters_leave_is_added_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert rights.collected(tmp_path).used == {"kmm-cp: list nodes": 2}
 
 
-def test_manifest_gives_secrets_to_nobody_for_the_cluster() -> None:
+def test_manifest_lets_secrets_be_listed_by_nobody_and_read_for_the_cluster_by_nobody() -> None:
     shipped = rights.rights()
-    assert {right.namespace for right in shipped if right.resource == "secrets"} == {"bound"}
-    assert {right.verb for right in shipped if right.resource == "secrets"} == {"get"}
+    on_secrets = [right for right in shipped if right.resource == "secrets"]
+    assert not [right for right in on_secrets if right.namespace == "*"]
+    assert not {right.verb for right in on_secrets} & {"list", "watch", "create"}
+    assert {right.verb for right in on_secrets if not right.names} == {"get"}
     assert not [right for right in shipped if "*" in (right.verb, right.resource)]
