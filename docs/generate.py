@@ -5,7 +5,7 @@ import inspect
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import rbac
 
@@ -58,8 +58,8 @@ def _rows(model: type[Strict], prefix: str) -> list[str]:
     schema, meanings = model.model_json_schema(), _meanings(model)
     rows: list[str] = []
     for name, field in schema["properties"].items():
-        if "$ref" in field:
-            inner = cast(type[Strict], model.model_fields[name].annotation)
+        inner = _inner(model.model_fields[name].annotation)
+        if inner and "$ref" in field:
             rows += _rows(inner, f"{prefix}{name}.")
             continue
         default = f"`{field['default']}`" if field.get("default") not in (None, "") else ""
@@ -67,7 +67,17 @@ def _rows(model: type[Strict], prefix: str) -> list[str]:
             default = "required"
         restart = "no" if is_reloadable(model, name) else "yes"
         rows.append(f"| `{prefix}{name}` | {default} | {restart} | {meanings[name]} |")
+        if inner:
+            rows += _rows(inner, f"{prefix}{name}.")
     return rows
+
+
+def _inner(annotation: object) -> type[Strict] | None:
+    """Return the settings within a setting, also of one that may be left out."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, Strict):
+            return each
+    return None
 
 
 def _meanings(model: type[Strict]) -> dict[str, str]:

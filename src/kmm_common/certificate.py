@@ -1,6 +1,6 @@
-"""When a certificate ends, read from its file.
+"""When a certificate is valid, read from its file.
 
-The `cryptography` package says it, too, and costs a process 8 MiB: too much for one date on every
+The `cryptography` package says it, too, and costs a process 8 MiB: too much for two dates on every
 node. The `ssl` module reads dates of other sides' certificates only.
 """
 
@@ -20,19 +20,24 @@ _CENTURY_TURN = "50"
 
 def expiry(path: Path) -> datetime:
     """Return notAfter of the first certificate in a PEM file. Raises TlsFilesError."""
+    return validity(path)[1]
+
+
+def validity(path: Path) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter of the first one in a PEM file. Raises TlsFilesError."""
     try:
         found = _PEM.search(path.read_text(encoding="ascii", errors="replace"))
         if found is None:
             raise ValueError("it has no certificate")
-        return not_after(ssl.PEM_cert_to_DER_cert(found[0]))
+        return valid(ssl.PEM_cert_to_DER_cert(found[0]))
     except OSError as error:
         raise TlsFilesError(f"{path}: {error.strerror}; put a PEM file there") from error
     except (ValueError, IndexError) as error:
         raise TlsFilesError(f"{path}: {error}; put a certificate in PEM there") from error
 
 
-def not_after(der: bytes) -> datetime:
-    """Return notAfter of a certificate (RFC 5280, 4.1). Raises ValueError or IndexError."""
+def valid(der: bytes) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter of a certificate (RFC 5280, 4.1). ValueError, IndexError."""
     _, certificate, _ = _element(der, 0)
     _, at, _ = _element(der, certificate)
     tag, _, end = _element(der, at)
@@ -41,7 +46,11 @@ def not_after(der: bytes) -> datetime:
     for _ in ("serialNumber", "signature", "issuer"):
         _, _, at = _element(der, at)
     _, not_before, _ = _element(der, at)
-    _, _, at = _element(der, not_before)
+    _, _, not_after = _element(der, not_before)
+    return _time(der, not_before), _time(der, not_after)
+
+
+def _time(der: bytes, at: int) -> datetime:
     tag, start, end = _element(der, at)
     text = der[start:end].decode("ascii")
     if tag == _UTC_TIME:

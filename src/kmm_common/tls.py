@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,16 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return _context(ssl.PROTOCOL_TLS_CLIENT, files)
 
 
+Setup = Callable[[ssl.SSLContext], None]
+"""What is changed on a context of the serving side, whichever files it is of."""
+
+
+def server_only(context: ssl.SSLContext) -> None:
+    """Serve anybody over HTTP/1.1: for whoever comes to get its first certificate."""
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+
+
 def bound_read_buffers() -> None:
     """Make the read buffer of every TLS connection made from now on small, on asyncio's loop."""
     # Not public, so it is looked for: where it is gone, so is the need that was measured.
@@ -113,11 +123,12 @@ def bound_read_buffers() -> None:
 class ServerTls:
     """The serving side's context; new files hold for new connections, old streams run on."""
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsFiles, setup: Setup | None = None) -> None:
         self._files = files
+        self._setup = setup
         self._loaded = _stamp(files)
-        self._current = _context(ssl.PROTOCOL_TLS_SERVER, files)
-        self.context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+        self._current = self._context()
+        self.context = self._context()
         """For the listener. Each handshake is led over to the newest files."""
         self.context.sni_callback = self._lead_over
 
@@ -126,7 +137,7 @@ class ServerTls:
         stamp = _stamp(self._files)
         if stamp == self._loaded:
             return False
-        self._current = _context(ssl.PROTOCOL_TLS_SERVER, self._files)
+        self._current = self._context()
         self._loaded = stamp
         return True
 
@@ -146,6 +157,12 @@ class ServerTls:
                 log(logger, logging.ERROR, "certificates not reloaded", error=str(error))
             return str(error)
         return ""
+
+    def _context(self) -> ssl.SSLContext:
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self._files)
+        if self._setup:
+            self._setup(context)
+        return context
 
     def _lead_over(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext

@@ -52,6 +52,21 @@ class LeaseSettings(Strict):
         return self
 
 
+class EnrolmentSettings(Strict):
+    """Own certificates for daemons, where there is no cert-manager."""
+
+    listen: Address = "0.0.0.0:8444"
+    """Where daemons without a certificate ask for one."""
+    secret: str = Field(default="kmm-ca", min_length=1)
+    """Secret of the operator's namespace for the authority and its key; it must be there."""
+    config_map: str = Field(default="kmm-ca", min_length=1)
+    """ConfigMap of the operator's namespace for what daemons trust; written as ca.crt in it."""
+    server_names: tuple[str, ...] = ()
+    """What our own certificate names; kmm-cp.<namespace>.svc if empty."""
+    certificate_seconds: float = Field(default=86400.0, ge=900, le=30 * 86400.0)
+    """How long certificates are valid that the authority signs; daemons renew at two thirds."""
+
+
 class Settings(ProgramSettings):
     """Everything an administrator can set."""
 
@@ -73,6 +88,9 @@ class Settings(ProgramSettings):
     metrics_listen: Address = "127.0.0.1:8080"
     """Where /metrics, /healthz and /readyz are served."""
     tls: TlsSettings
+    enrolment: EnrolmentSettings | None = None
+    """Set to have daemons enrol with tokens of their Pods. The files of `tls` are then written by
+    the control plane itself, into one directory, which should be in memory."""
     trust_domain: str = Field(default="kmm.sigs.x-k8s.io", min_length=1)
     """Of the SPIFFE URI in daemons' certificates."""
     daemon_service_account: str = Field(default="kmm-daemon", min_length=1)
@@ -87,6 +105,16 @@ class Settings(ProgramSettings):
     """How long a Module's deletion waits for a node whose daemon is away."""
     neighbours: Literal["refuse", "warn"] = "refuse"
     """Whether to start where another KMM is active: refuse, or warn and go on."""
+
+    @model_validator(mode="after")
+    def _files_of_enrolment_together(self) -> Self:
+        files = (self.tls.cert, self.tls.key, self.tls.ca)
+        if self.enrolment and len({path.parent for path in files}) > 1:
+            raise ValueError(
+                "tls.cert, tls.key, tls.ca: must be in one directory, where enrolment is set: they"
+                " are replaced all at once"
+            )
+        return self
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kmm_common.clock import Clock, SystemClock
 from kmm_common.desired import ModuleRef
+from kmm_common.listening import host_and_port
 from kmm_common.logs import log
 from kmm_common.monitoring import MonitoringServer
 from kmm_common.oci.credentials import RegistryCredential
@@ -23,6 +24,7 @@ from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
 from kmm_daemon.kernel.runner import Deadline, Programs, Runner
 from kmm_daemon.link.client import LinkClient
 from kmm_daemon.link.ports import Told
+from kmm_daemon.link.renewal import Enrolling, Renewal
 from kmm_daemon.lock import only_one
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.sessionnote import SessionNotes
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 THREADS = 4
 """For what blocks, as files, names and locks of the kernel. Left to itself, asyncio has as many as
 the node has cores, up to 32, and each keeps memory."""
+
+ENROL_DEADLINE = Deadline(seconds=120.0)
 
 Part = Callable[[], Coroutine[Any, Any, None]]
 
@@ -100,10 +104,12 @@ async def _run(file: SettingsFile[Settings]) -> None:
     file.on_change(lambda new: kernel.limit(_deadline(new)))
     metrics.watch_settings(lambda: file.right)
     credentials.link = link = _link(settings, agent, told, clock)
+    renewal = _renewal(settings, told, metrics, clock)
+    parts = (agent.run, images.run, *_linked(link, renewal), file.run)
     try:
         await images.open()
         await agent.start()
-        await _serve(settings, (agent.run, images.run, link.run, file.run), metrics)
+        await _serve(settings, parts, metrics)
     finally:
         journal.close()
 
@@ -151,11 +157,45 @@ def _pace(settings: Settings) -> Pace:
     return Pace(drift_check=settings.drift_check_seconds)
 
 
+def _renewal(settings: Settings, told: Told, metrics: Metrics, clock: Clock) -> Renewal | None:
+    if settings.enrol is None:
+        return None
+    enrolling = Enrolling(
+        server=settings.enrol.server,
+        server_name=settings.server_name or host_and_port(settings.server)[0] or "localhost",
+        token=settings.enrol.token,
+        files=_files(settings),
+    )
+    return Renewal(enrolling, run=ran, told=told, observer=metrics, clock=clock)
+
+
+async def ran(argv: Sequence[str]) -> str:
+    """Run a program to its end; return what went wrong."""
+    done = await Runner().run(argv, ENROL_DEADLINE)
+    if done.ok:
+        return ""
+    return done.stderr.strip() or f"the program that enrols ended with {done.exit_code}"
+
+
+def _linked(link: LinkClient, renewal: Renewal | None) -> tuple[Part, ...]:
+    if renewal is None:
+        return (link.run,)
+
+    async def link_once_enrolled() -> None:
+        await renewal.enrolled.wait()
+        await link.run()
+
+    return renewal.run, link_once_enrolled
+
+
+def _files(settings: Settings) -> TlsFiles:
+    return TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
+
+
 def _link(settings: Settings, agent: Agent, told: Told, clock: Clock) -> LinkClient:
-    files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
     return LinkClient(
         settings.server,
-        files=files,
+        files=_files(settings),
         holder=agent,
         told=told,
         clock=clock,

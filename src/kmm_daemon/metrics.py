@@ -60,13 +60,19 @@ class Metrics:
             registry=registry,
         )
         self._expiration.set(nan)
+        self._enrolments = Counter(
+            "kmm_daemon_enrolments",
+            "Attempts to get a certificate from the control plane, by result.",
+            ["result"],
+            registry=registry,
+        )
         self._settings = Gauge(
             "kmm_daemon_config_last_reload_successful",
             "1 unless the settings file has become wrong since the start.",
             registry=registry,
         )
         self._settings.set(1)
-        for counter in self._steps.values():
+        for counter in (*self._steps.values(), self._enrolments):
             counter.labels("ok")
             counter.labels("failed")
         self.modules(())
@@ -99,6 +105,10 @@ class Metrics:
     def session(self, *, connected: bool, problem: str = "") -> None:
         """Set whether there is a session with the control plane."""
         self._session.set(connected)
+
+    def enrolled(self, *, ok: bool) -> None:
+        """Count an attempt to get a certificate."""
+        self._enrolments.labels("ok" if ok else "failed").inc()
 
     def generation(self, generation: int) -> None:
         """Set the generation of the accepted desired state."""

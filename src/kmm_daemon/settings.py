@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
 
@@ -23,6 +23,15 @@ class TlsSettings(Strict):
     """What the control plane's certificate must be signed by."""
 
 
+class EnrolSettings(Strict):
+    """A certificate for the token of the daemon's Pod, where there is no cert-manager."""
+
+    server: Address
+    """host:port of the control plane's `enrolment.listen`."""
+    token: Path = Path("/var/run/secrets/kmm/token")
+    """Token of a projected volume, of audience kmm.sigs.x-k8s.io; read anew every time."""
+
+
 class Settings(ProgramSettings):
     """Everything an administrator can set."""
 
@@ -31,6 +40,9 @@ class Settings(ProgramSettings):
     server_name: str = ""
     """What the control plane's certificate must name; the host of `server` if empty."""
     tls: TlsSettings
+    enrol: EnrolSettings | None = None
+    """Set to enrol with a token. `tls.cert` and `tls.key` are then written by the daemon, into one
+    directory, which should be in memory."""
     run_dir: Path = Path("/run/kmm")
     """The journal; must not outlive a reboot."""
     state_dir: Path = Path("/var/lib/kmm")
@@ -53,6 +65,15 @@ class Settings(ProgramSettings):
     """After which one that was asked is killed."""
     metrics_listen: Address = "127.0.0.1:8081"
     """Where /metrics, /healthz and /readyz are served."""
+
+    @model_validator(mode="after")
+    def _files_of_enrolment_together(self) -> Self:
+        if self.enrol and self.tls.cert.parent != self.tls.key.parent:
+            raise ValueError(
+                "tls.cert, tls.key: must be in one directory, where enrol is set: they are replaced"
+                " at once"
+            )
+        return self
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

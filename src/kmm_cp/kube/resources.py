@@ -32,4 +32,7 @@ PODS = Resource(group="", version="v1", plural="pods", namespaced=True)
 SECRETS = Resource(group="", version="v1", plural="secrets", namespaced=True)
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", namespaced=True)
 EVENTS = Resource(group="", version="v1", plural="events", namespaced=True)
+TOKEN_REVIEWS = Resource(
+    group="authentication.k8s.io", version="v1", plural="tokenreviews", namespaced=False
+)
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", namespaced=True)

@@ -25,6 +25,7 @@ def pod_facts(pod: Mapping[str, Any]) -> PodFacts:
         node=spec.get("nodeName", ""),
         deleting="deletionTimestamp" in metadata,
         owner=next((f"{owner['kind']}/{owner['name']}" for owner in controllers), ""),
+        created=metadata.get("creationTimestamp", ""),
     )
 
 

@@ -99,15 +99,19 @@ def serving(
     )
 
 
-def _identities(caches: Caches, observer: Observer, settings: Settings) -> Identities:
-    daemons = DaemonPods(
+def daemon_pods(settings: Settings) -> DaemonPods:
+    """Return which pods are daemons."""
+    return DaemonPods(
         namespace=settings.namespace,
         service_account=settings.daemon_service_account,
         owner=f"DaemonSet/{settings.daemon_daemonset}" if settings.daemon_daemonset else "",
     )
+
+
+def _identities(caches: Caches, observer: Observer, settings: Settings) -> Identities:
     return Identities(
         pods=PodCache(caches.pods.store),
-        daemons=daemons,
+        daemons=daemon_pods(settings),
         trust_domain=settings.trust_domain,
         observer=observer,
     )

@@ -20,15 +20,17 @@ from kmm_cp.reconcilers.gone import unless_gone
 from kmm_cp.roles.caches import Caches
 from kmm_cp.roles.caches import caches as build_caches
 from kmm_cp.roles.control import Control, control, rules_of
+from kmm_cp.roles.enrolment import Enrolling, enrolling
 from kmm_cp.roles.leases import Announcer, LeaseRecords
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
-from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.roles.serving import Serving, daemon_pods, serving
 from kmm_cp.runtime.candidate import Candidate
 from kmm_cp.runtime.controller import Controller
 from kmm_cp.runtime.election import Timing
 from kmm_cp.runtime.manager import Manager
 from kmm_cp.runtime.supervision import NamedService, Service
+from kmm_cp.serving.enrolport import EnrolmentPort
 from kmm_cp.serving.restore import Restorer
 from kmm_cp.settings import Settings
 
@@ -61,11 +63,14 @@ class _Parts:
     served: Serving
     events: EventRecorder
     neighbours: Neighbours
+    enrolment_port: EnrolmentPort | None
 
 
 async def _run(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> None:
     settings = file.current
-    parts = _wired(client, file, metrics)
+    # First: it may have to make the certificates that everything else is served with.
+    enrolment = await enrolling(client, settings, SystemClock())
+    parts = _wired(client, file, metrics, enrolment)
     monitoring = MonitoringServer(
         settings.metrics_listen, exposition=metrics.exposition, ready=parts.manager.synced.is_set
     )
@@ -73,9 +78,13 @@ async def _run(client: KubeClient, file: SettingsFile[Settings], metrics: Metric
     try:
         with listening("listen", settings.listen):
             await parts.served.listener.start()
+        if enrolment and parts.enrolment_port:
+            await enrolment.open(parts.enrolment_port)
         if settings.neighbours == "warn" or await _is_alone(parts.neighbours):
             await _until_stopped(parts)
     finally:
+        if parts.enrolment_port:
+            await parts.enrolment_port.stop()
         await monitoring.stop()
 
 
@@ -123,7 +132,12 @@ class _Base:
         return self.settings.namespace
 
 
-def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> _Parts:
+def _wired(
+    client: KubeClient,
+    file: SettingsFile[Settings],
+    metrics: Metrics,
+    enrolment: Enrolling | None,
+) -> _Parts:
     """Build everything; nothing runs yet."""
     settings, clock = file.current, SystemClock()
     base = _Base(
@@ -140,6 +154,7 @@ def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -
         client, base.caches, observer, settings=settings, replica=base.replica, clock=clock
     )
     candidate = _candidate(base, served)
+    port = enrolment.port(base.caches, observer, daemon_pods(settings)) if enrolment else None
     neighbours = Neighbours(
         client=client,
         events=base.events,
@@ -160,6 +175,7 @@ def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -
         NamedService("presence", served.presence.run),
         NamedService("neighbours", neighbours.run),
         NamedService("settings", file.run),
+        *_enrolment_services(enrolment, port),
     ]
     return _Parts(
         manager=Manager(caches=base.caches.all(), services=services, work=candidate, clock=clock),
@@ -167,7 +183,17 @@ def _wired(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -
         served=served,
         events=base.events,
         neighbours=neighbours,
+        enrolment_port=port,
     )
+
+
+def _enrolment_services(enrolment: Enrolling | None, port: EnrolmentPort | None) -> list[Service]:
+    if enrolment is None or port is None:
+        return []
+    return [
+        NamedService("authority", enrolment.keeper.run),
+        NamedService("enrolment", port.run),
+    ]
 
 
 def _observing(base: _Base) -> tuple[ServingObserver, Controller[str]]:

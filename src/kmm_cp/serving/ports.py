@@ -21,6 +21,8 @@ class PodFacts:
     deleting: bool
     owner: str
     """kind/name of its controller; empty without one."""
+    created: str = ""
+    """RFC 3339, so that the text orders pods by age."""
 
 
 class Pods(Protocol):
@@ -40,6 +42,26 @@ class States(Protocol):
 
     async def read(self, node: str) -> Target | None:
         """Return what the API server holds now. Raises TransientError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What the API server says about a token: of whom it is, and of which pod."""
+
+    audiences: frozenset[str]
+    """Those that were asked for and that it is for."""
+    username: str
+    pod: str
+    """Name; empty if it is bound to none."""
+    pod_uid: str
+
+
+class Tokens(Protocol):
+    """The API server's TokenReview."""
+
+    async def review(self, token: str) -> Review | None:
+        """Return what holds of a token; None if nothing does. Raises TransientError."""
         ...
 
 
@@ -66,6 +88,9 @@ class Refusal(StrEnum):
     UNTRUSTED_CERTIFICATE = "UntrustedCertificate"
     CERTIFICATE_NOT_YET_VALID = "CertificateNotYetValid"
     NO_HTTP2 = "NoHttp2"
+    TOKEN_REFUSED = "TokenRefused"  # noqa: S105 a word, no secret
+    BAD_REQUEST = "BadRequest"
+    TOO_MANY_REQUESTS = "TooManyRequests"
     MESSAGE_TOO_LARGE = "MessageTooLarge"
     TOO_MANY_STREAMS = "TooManyStreams"
 

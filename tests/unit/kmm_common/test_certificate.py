@@ -1,4 +1,4 @@
-"""When a certificate ends, held against what the cryptography package reads."""
+"""When a certificate is valid, held against what the cryptography package reads."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmm_common.certificate import expiry, not_after
+from kmm_common.certificate import expiry, valid
 from kmm_common.tls import TlsFilesError
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -31,15 +31,16 @@ def certificate(ends: datetime, *, serial: int = 1, issuer: str = "kmm") -> x509
     st.integers(1, 2**159 - 1),
     st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1, max_size=16),
 )
-def test_end_is_what_cryptography_reads(ends: datetime, serial: int, issuer: str) -> None:
+def test_validity_is_what_cryptography_reads(ends: datetime, serial: int, issuer: str) -> None:
     written = certificate(ends, serial=serial, issuer=issuer)
-    assert not_after(written.public_bytes(Encoding.DER)) == written.not_valid_after_utc
+    span = (written.not_valid_before_utc, written.not_valid_after_utc)
+    assert valid(written.public_bytes(Encoding.DER)) == span
 
 
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_certificate_are_refused(der: bytes) -> None:
     with pytest.raises((ValueError, IndexError)):
-        not_after(der)
+        valid(der)
 
 
 def test_first_certificate_of_a_chain_counts(tmp_path: Path) -> None:
