@@ -204,8 +204,8 @@ def new_control_plane(
         "kubeconfig": str(cluster.kubeconfig_for(USER, GROUPS)),
         "namespace": NAMESPACE,
         "replica": "only",
-        "listen": f"127.0.0.1:{_free_port()}",
-        "metrics_listen": f"127.0.0.1:{_free_port()}",
+        "listen": f"127.0.0.1:{free_port()}",
+        "metrics_listen": f"127.0.0.1:{free_port()}",
         "tls": {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)},
         "log_format": "json",
     }
@@ -220,6 +220,6 @@ def prepare_cluster(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", str(rights.MANIFEST))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

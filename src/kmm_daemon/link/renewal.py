@@ -84,7 +84,7 @@ class Renewal:
         observer: Observer,
         clock: Clock,
         backoff: Backoff | None = None,
-        rng: random.Random | None = None,
+        spread: float = SPREAD_SECONDS,
     ) -> None:
         self._enrolling = enrolling
         self._run = run
@@ -93,7 +93,8 @@ class Renewal:
         self._clock = clock
         # Full jitter: all daemons of a new cluster begin at once.
         self._backoff = backoff or Backoff(4.0, 300.0, 1.0)
-        self._random = rng or random.SystemRandom()
+        self._spread = spread
+        self._random = random.SystemRandom()
         self._valid: tuple[datetime, datetime] | None = None
         self._share = SHARE
         self._changed_by: float | None = None
@@ -136,7 +137,7 @@ class Renewal:
             return LOOK_SECONDS
         now = self._clock.monotonic()
         if self._changed_by is None:
-            self._changed_by = now + self._random.uniform(0.0, SPREAD_SECONDS)
+            self._changed_by = now + self._random.uniform(0.0, self._spread)
         return self._changed_by - now
 
     def _authorities_changed(self) -> bool:
