@@ -97,14 +97,15 @@ def _cached(progress: Progress) -> Path:
     directory = cache_directory() / f"kubernetes-{kubernetes_version()}+etcd-{etcd_version}"
     if not missing(directory):
         return directory
-    with _only_builder(directory, progress):
+    with only_builder(directory, progress):
         if missing(directory):
             _fill(directory, progress)
     return directory
 
 
 @contextmanager
-def _only_builder(directory: Path, progress: Progress) -> Iterator[None]:
+def only_builder(directory: Path, progress: Progress) -> Iterator[None]:
+    """Make a directory of the cache and keep others from filling it; waits for them first."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         try:

@@ -86,9 +86,9 @@ def _download(go: Path, job: Build, environment: Mapping[str, str]) -> int:
     )
     if done.returncode:
         raise SandboxError(
-            "could not fetch the sources of the Kubernetes programs. Remedy: give this machine a"
-            " way to a Go module proxy (GOPROXY), or set KUBEBUILDER_ASSETS to a directory with"
-            f" the programs.\n{done.stderr[-2000:]}"
+            f"could not fetch the sources of {', '.join(job.packages)}. Remedy: give this machine a"
+            " way to a Go module proxy (GOPROXY); for the Kubernetes programs, KUBEBUILDER_ASSETS"
+            f" may name a directory with them instead.\n{done.stderr[-2000:]}"
         )
     return len(done.stdout.splitlines())
 
@@ -117,5 +117,7 @@ def _compile(argv: list[str], environment: Mapping[str, str], meter: Meter) -> N
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.join()
+        if process.stderr is not None:
+            process.stderr.close()
     if process.returncode:
         raise SandboxError("go build failed:\n" + "\n".join(compiled.lines[-20:]))
