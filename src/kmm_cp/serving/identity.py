@@ -53,6 +53,17 @@ def node_of(identity: PodIdentity, facts: PodFacts | None, daemons: DaemonPods) 
     return facts.node
 
 
+def outranks(
+    rival: PodIdentity, theirs: PodFacts | None, ours: PodFacts, daemons: DaemonPods
+) -> bool:
+    """Tell whether a rival is a newer pod than ours, and still the daemon of our node."""
+    try:
+        same_node = node_of(rival, theirs, daemons) == ours.node
+    except (NodeIdentityError, UnknownPodError):
+        return False
+    return theirs is not None and same_node and theirs.created > ours.created
+
+
 class Identities:
     """Tells for every call which node it comes from."""
 
@@ -86,6 +97,17 @@ class Identities:
         else:
             return
         refused = NodeIdentityError(refusal, why)
+        self._tell(identity, refused)
+        raise refused
+
+    def require_not_older(self, identity: PodIdentity, *, than: PodIdentity) -> None:
+        """Raise NodeIdentityError if another pod of the node is newer, and still speaks for it."""
+        ours = self._pods.lookup(identity.namespace, identity.name)
+        theirs = self._pods.lookup(than.namespace, than.name)
+        if ours is None or not outranks(than, theirs, ours, self._daemons):
+            return
+        why = "a newer pod of its node has the session"
+        refused = NodeIdentityError(Refusal.OLDER_POD, why)
         self._tell(identity, refused)
         raise refused
 

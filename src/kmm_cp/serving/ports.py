@@ -102,6 +102,7 @@ class Refusal(StrEnum):
     POD_DELETING = "PodDeleting"
     """As of every daemon whose pod is replaced."""
     POD_MOVED = "PodMoved"
+    OLDER_POD = "OlderPod"
     CERTIFICATE_EXPIRED = "CertificateExpired"
 
 

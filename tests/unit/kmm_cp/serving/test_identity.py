@@ -7,6 +7,7 @@ from kmm_cp.serving.identity import (
     NodeIdentityError,
     UnknownPodError,
     node_of,
+    outranks,
 )
 from kmm_cp.serving.ports import PodFacts, Refusal
 from kmm_sandbox.pki import TRUST_DOMAIN
@@ -62,6 +63,31 @@ def test_pod_that_is_not_known_yet_may_try_again(known: PodFacts | None) -> None
 def test_owner_is_not_asked_for_where_none_is_configured() -> None:
     daemons = DaemonPods(namespace=NAMESPACE, service_account=SERVICE_ACCOUNT)
     assert node_of(IDENTITY, facts("a", owner=""), daemons) == "a"
+
+
+OTHER = PodIdentity(
+    namespace=NAMESPACE, service_account=SERVICE_ACCOUNT, name="kmm-daemon-other", uid="other"
+)
+EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
+
+
+@pytest.mark.parametrize(
+    ("rival", "wins"),
+    [
+        (facts("a", uid="other", created=LATE), True),
+        (facts("a", uid="other", created=EARLY), False),
+        (facts("a", uid="other", created=LATE, deleting=True), False),
+        (facts("a", uid="other", created=LATE, owner="Job/x"), False),
+        (facts("a", uid="another", created=LATE), False),
+        (facts("a", uid="other", created=LATE, scheduled="b"), False),
+        (None, False),
+    ],
+    ids=["newer", "as old", "going", "no daemon", "another now", "elsewhere", "gone"],
+)
+def test_pod_outranks_another_if_it_is_newer_and_still_the_nodes_daemon(
+    rival: PodFacts | None, wins: bool
+) -> None:
+    assert outranks(OTHER, rival, facts("a", created=EARLY), DAEMONS) is wins
 
 
 def test_refusals_are_told_and_waiting_is_not() -> None:

@@ -21,7 +21,7 @@ from kmm_common.wire import http2
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.serving import crowd
 from kmm_cp.serving.listener import IDLE_SECONDS
-from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.ports import PodFacts, Refusal
 from kmm_cp.serving.rarely import QUIET_SECONDS
 from kmm_cp.serving.service import Limits
 from support.certificates import Certificates, pod_of
@@ -453,12 +453,20 @@ async def test_old_session_is_ended_so_that_daemons_spread_again(tmp_path: Path)
         )
 
 
-async def test_session_ends_when_its_pod_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("left", "status"),
+    [(facts("a", deleting=True), Status.PERMISSION_DENIED), (None, Status.UNAVAILABLE)],
+    ids=["going", "gone"],
+)
+async def test_session_ends_when_its_pod_goes(
+    tmp_path: Path, left: PodFacts | None, status: Status
+) -> None:
     clock = VirtualClock()
     async with serving(tmp_path, clock=clock) as replica:
         replica.node("a", target(1, ONE))
-        error = await ended_after(replica, clock, 29.0, 1.0, pod_deleted=True)
-        assert error.status is Status.PERMISSION_DENIED
+        pods = {} if left is None else {pod_of("a").name: left}
+        error = await ended_after(replica, clock, 29.0, 1.0, pods=pods)
+        assert error.status is status
 
 
 async def test_session_ends_when_its_certificate_expires(tmp_path: Path) -> None:
@@ -494,7 +502,7 @@ async def ended_after(
     replica: Serving,
     clock: VirtualClock,
     *waits: float,
-    pod_deleted: bool = False,
+    pods: dict[str, PodFacts] | None = None,
     files: TlsFiles | None = None,
 ) -> GRPCError:
     """Return how a session ends; it must live until the last of the waits."""
@@ -505,8 +513,8 @@ async def ended_after(
                 await stream.send_message(request(), end=True)
                 if waits:
                     await next_update(stream)
-                if pod_deleted:
-                    replica.world.pods[pod_of("a").name] = facts("a", deleting=True)
+                if pods is not None:
+                    replica.world.pods = pods
                 for seconds in waits:
                     assert "a" in replica.sessions.nodes()
                     await clock.advance(seconds)

@@ -8,6 +8,7 @@ from kmm_common.desired import ModuleRef
 from kmm_common.tls import TlsFiles, pod_uri
 from kmm_common.wire import convert
 from kmm_common.wire.gen.kmm import v1 as pb
+from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.sender import Claim
 from kmm_cp.serving.updates import Kind
 from kmm_cp.serving.values import Target
@@ -318,6 +319,35 @@ async def test_newest_session_of_a_node_wins(replica: Serving) -> None:
         assert caught.value.status is Status.ABORTED
         assert [one.greeting.instance for one in replica.sessions.all()] == ["new"]
         await winner.cancel()
+
+
+async def test_newest_valid_pod_of_a_node_keeps_its_session_from_an_older_one(
+    replica: Serving,
+) -> None:
+    """Two pods of one node that both are daemons, as somebody may make one by hand."""
+    older, newer = replica.node("a", target(1, ONE)), replica.certificates.daemon("newer")
+    old_facts = facts("a", created="2026-01-01T00:00:00Z")
+    new_facts = facts(
+        "newer", scheduled="a", uid=pod_of("newer").uid, created="2026-01-02T00:00:00Z"
+    )
+    pods = replica.world.pods
+    pods[pod_of("a").name], pods[pod_of("newer").name] = old_facts, new_facts
+    async with dialled(replica.port, newer) as channel, watch(channel) as stream:
+        await stream.send_message(request(instance="newer"), end=True)
+        await next_update(stream)
+        error = await refusal(replica, older, request(instance="older"))
+        assert error.status is Status.PERMISSION_DENIED
+        assert replica.world.refusals == [Refusal.OLDER_POD]
+        (session,) = replica.sessions.all()
+        assert session.greeting.instance == "newer"
+        assert session.ending is None
+        await stream.cancel()
+    await until(lambda: not replica.sessions.all())
+    # Without a session of the newer one the older one serves the node.
+    async with dialled(replica.port, older) as channel, watch(channel) as stream:
+        await stream.send_message(request(instance="older"), end=True)
+        await next_update(stream)
+        await stream.cancel()
 
 
 async def test_session_that_lost_the_claim_is_closed_before_anything_is_pushed(
