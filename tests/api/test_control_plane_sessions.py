@@ -1,16 +1,21 @@
 """What silence means, and what a daemon's journal says to a control plane that knows less."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+from h2.exceptions import ProtocolError
 
 from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
+from kmm_cp.serving.sessions import FLAPPING_TAKEOVERS
+from kmm_daemon.link.channel import LinkChannel
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.fleet import Fleet, eventually
-from support.serving import DEADLINE, dialled, request, watch
+from support.serving import DEADLINE, Watch, dialled, request, watch
 
 
 async def test_silent_daemon_and_silent_kubelet_unload_nothing(fleet: Fleet) -> None:
@@ -96,6 +101,35 @@ async def test_newest_daemon_of_a_node_has_its_session(fleet: Fleet) -> None:
         lambda found: found == ("speed=2",),
     )
     assert (await fleet.state(node) or {})["status"]["daemon"]["instance"] != "copied"
+
+
+async def test_daemons_that_take_a_session_from_each_other_are_an_event_on_the_node(
+    fleet: Fleet,
+) -> None:
+    node = await fleet.node(daemon=False)
+    files = await asyncio.to_thread(node.certificate)
+    async with AsyncExitStack() as stack:
+        for number in range(FLAPPING_TAKEOVERS + 1):
+            channel = await stack.enter_async_context(dialled(fleet.control_plane.port, files))
+            stream = await stack.enter_async_context(taken_over(channel))
+            await stream.send_message(request(instance=f"copy-{number}"), end=True)
+            await eventually(lambda: asyncio.to_thread(_opened, fleet, node.name), number.__lt__)
+    ((reason, message),) = await eventually(lambda: fleet.events("default", node.name))
+    assert reason == "SessionFlapping"
+    assert "took its session from each other 3 times" in message
+
+
+@asynccontextmanager
+async def taken_over(channel: LinkChannel) -> AsyncIterator[Watch]:
+    """Open a Watch that may be ended by another one's."""
+    with suppress(GRPCError, ProtocolError):
+        async with watch(channel) as stream:
+            yield stream
+            await stream.cancel()
+
+
+def _opened(fleet: Fleet, node: str) -> int:
+    return len(fleet.control_plane.told("session opened", node=node))
 
 
 async def test_peer_without_a_right_is_refused_and_told_once_on_the_pod_it_names(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import os
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -30,6 +32,7 @@ from kmm_cp.serving.enrolment import BURST
 from kmm_cp.serving.enrolport import BODY_BYTES
 from kmm_cp.serving.keeper import AuthorityKeeper
 from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.token import AUDIENCE
 from kmm_daemon.app import ran
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
@@ -51,6 +54,7 @@ from support.simnode import PODS, SimNode
 from support.steppedclock import SteppedClock
 
 LEAF = timedelta(days=1)
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,30 @@ async def test_daemon_enrols_with_the_token_of_its_pod_and_loads(fleet: Fleet) -
     assert stat.S_IMODE(mounts.files.key.stat().st_mode) == 0o600
     (line,) = fleet.control_plane.told("daemon enrolled", pod=mounts.node.pod)
     assert line["node"] == mounts.node.name
+
+
+def test_manifests_without_cert_manager_are_what_the_api_server_takes(
+    plane: KmmCp, tmp_path: Path
+) -> None:
+    (tmp_path / "daemonset.yaml").symlink_to(MANIFESTS / "base/daemon/daemonset.yaml")
+    parts = {
+        "resources": ["daemonset.yaml"],
+        "components": [os.path.relpath(MANIFESTS / "builtin-ca", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(parts))
+    kubectl = plane.cluster.kubectl
+    built = kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path))
+    kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=built)
+    (daemonset,) = (one for one in yaml.safe_load_all(built) if one["kind"] == "DaemonSet")
+    spec = daemonset["spec"]["template"]["spec"]
+    volumes = {one.pop("name"): one for one in spec["volumes"]}
+    assert volumes["tls"] == {"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    (token_source,) = volumes["token"]["projected"]["sources"]
+    assert token_source["serviceAccountToken"]["audience"] == AUDIENCE
+    assert spec["automountServiceAccountToken"] is False
+    mounts = {one["name"]: one for one in spec["containers"][0]["volumeMounts"]}
+    assert not mounts["tls"].get("readOnly")
+    assert mounts["token"]["readOnly"]
 
 
 async def test_nothing_that_daemons_see_or_logs_have_has_a_key_or_a_token(fleet: Fleet) -> None:

@@ -88,9 +88,10 @@ def test_figures_stand_beside_the_promises_about_failure() -> None:
     assert not [row for row in rows if not re.search(r"[0-9]", row["figure"])]
 
 
-def test_every_test_behind_a_promise_exists() -> None:
+@pytest.mark.parametrize("page", [PROMISES, PROMISES.with_name("threat-model.md")])
+def test_every_test_behind_a_promise_or_an_answer_exists(page: Path) -> None:
     root = REFERENCE.parents[1]
-    text = PROMISES.read_text()
+    text = page.read_text()
     file = None
     named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", text)
     assert any(named)
