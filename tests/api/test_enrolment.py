@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from kmm_common.errors import TerminalError
 from kmm_common.tls import PodIdentity, ServerTls, TlsFiles, pod_uri
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.kube.client import KubeClient
@@ -42,6 +43,7 @@ from support.enrolled import (
     CONFIG_MAP,
     SECRET,
     Mounts,
+    hang_up,
     post,
     prepare_authority,
     running_enrolling,
@@ -137,6 +139,9 @@ def test_manifests_without_cert_manager_are_what_the_api_server_takes(
 async def test_nothing_that_daemons_see_or_logs_have_has_a_key_or_a_token(fleet: Fleet) -> None:
     mounts = await mounted(fleet)
     assert await mounts.enrol() == ""
+    # As a GitOps tool does again and again.
+    await asyncio.to_thread(prepare_authority, fleet.control_plane.cluster)
+    assert (await asyncio.to_thread(fleet.api.get, SECRET))["data"]
     seen = await asyncio.to_thread(fleet.api.get, CONFIG_MAP)
     assert set(seen["data"]) == {"ca.crt"}
     assert "PRIVATE" not in seen["data"]["ca.crt"]
@@ -378,6 +383,15 @@ async def test_what_is_no_request_is_bounded_and_disturbs_nobody(
     assert len(told) == 1, "one line for a host and reason, however often"
 
 
+async def test_peer_that_goes_away_in_its_request_is_nobodys_concern(fleet: Fleet) -> None:
+    mounts = await mounted(fleet)
+    for content in (b"", b"POST /enrol HTTP/1.1\r\nHost: kmm\r\nContent-Length: 900\r\n\r\n{"):
+        await hang_up(fleet.control_plane, content, ca=mounts.files.ca)
+    assert await mounts.enrol() == ""
+    assert fleet.control_plane.told("request for a certificate not answered") == []
+    assert "Traceback" not in fleet.control_plane.log.read_text()
+
+
 async def test_neither_port_does_the_work_of_the_other(fleet: Fleet) -> None:
     """Nobody without a certificate has a session; that of enrolment has no sessions."""
     mounts = await mounted(fleet)
@@ -584,9 +598,15 @@ async def test_authority_that_somebody_spoilt_is_named_and_not_replaced(
     await asyncio.to_thread(empty_cluster.api.merge, SECRET, {"data": None})
 
 
-async def test_missing_secret_ends_the_start_with_what_to_create(
-    empty_cluster: Cluster, replicas: Replicas
+def test_secret_that_is_not_there_ends_kmm_cp_with_code_1_and_what_to_create(
+    plane: KmmCp, tmp_path: Path
 ) -> None:
-    await asyncio.to_thread(empty_cluster.api.delete, SECRET)
-    with pytest.raises(TerminalError, match="create it, without data"):
-        await replicas.new("one").keeper.prepare()
+    free = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
+    enrolment = {"secret": "not-there", "listen": "127.0.0.1:0"}
+    config = tmp_path / "kmm-cp.yaml"
+    config.write_text(yaml.safe_dump({**plane.settings, **free, "enrolment": enrolment}))
+    argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(config)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert f"no Secret {NAMESPACE}/not-there; create it, without data" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -152,11 +152,7 @@ class Answer:
 
 async def post(plane: KmmCp, content: bytes, *, ca: Path) -> Answer:
     """Send bytes to the port of enrolment over TLS, without a certificate."""
-    host, _, port = str(plane.settings["enrolment"]["listen"]).rpartition(":")
-    context = ssl.create_default_context(cafile=str(ca))
-    reader, writer = await asyncio.open_connection(
-        host, int(port), ssl=context, server_hostname="localhost"
-    )
+    reader, writer = await _dialled(plane, ca)
     try:
         writer.write(content)
         async with asyncio.timeout(30):
@@ -166,3 +162,18 @@ async def post(plane: KmmCp, content: bytes, *, ca: Path) -> Answer:
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     head, _, body = answer.decode().partition("\r\n\r\n")
     return Answer(int(head.split()[1]), body, head)
+
+
+async def hang_up(plane: KmmCp, content: bytes, *, ca: Path) -> None:
+    """Send bytes, and go away before there is an answer."""
+    _, writer = await _dialled(plane, ca)
+    writer.write(content)
+    await writer.drain()
+    writer.transport.abort()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def _dialled(plane: KmmCp, ca: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = str(plane.settings["enrolment"]["listen"]).rpartition(":")
+    context = ssl.create_default_context(cafile=str(ca))
+    return await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")

@@ -141,18 +141,24 @@ class EnrolmentPort:
     ) -> None:
         http = h11.Connection(h11.SERVER)
         try:
-            answer = await self._answer(await _body(http, reader))
+            body = await _body(http, reader)
         except h11.RemoteProtocolError as error:
             answer = _bad(HTTPStatus(error.error_status_hint), "is no HTTP")
         except _BadRequestError as error:
             answer = _bad(error.status, str(error))
-        except Exception:
-            log_crash(logger, "request for a certificate not answered", peer=peer)
-            answer = _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "see the log"})
+        else:
+            answer = await self._guarded(body, peer)
         if answer.refusal is not None:
             self._enrolment.turned_away(peer, answer.refusal, answer.body["error"])
         writer.write(_encoded(http, answer))
         await writer.drain()
+
+    async def _guarded(self, body: bytes, peer: str) -> _Answer:
+        try:
+            return await self._answer(body)
+        except Exception:
+            log_crash(logger, "request for a certificate not answered", peer=peer)
+            return _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "see the log"})
 
     async def _answer(self, body: bytes) -> _Answer:
         try:

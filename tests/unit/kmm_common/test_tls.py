@@ -284,3 +284,31 @@ async def test_read_buffer_of_a_connection_is_small(certificates: Certificates) 
 
 def _paths(files: TlsFiles) -> tuple[Path, Path, Path]:
     return files.cert, files.key, files.ca
+
+
+async def test_port_for_first_certificates_asks_for_none_also_after_a_renewal(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    volume = CertificateVolume(tmp_path / "volume")
+    trusted = bundle(certificates.authority)
+    server = Identity(common_name="server", hosts=["localhost"], server=True)
+    volume.publish(certificates.authority.issue(server), trusted)
+    serving = ServerTls(volume.files, tls.server_only)
+    stranger = ssl.create_default_context(cafile=str(volume.files.ca))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serving.context)
+    shown = []
+    async with listener:
+        for _ in range(2):
+            port = listener.sockets[0].getsockname()[1]
+            async with dialled(port, stranger) as (reader, writer):
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"hello\n"
+                shown.append(writer.get_extra_info("ssl_object").getpeercert()["serialNumber"])
+            volume.publish(certificates.authority.issue(server), trusted)
+            assert serving.reload()
+    assert len(set(shown)) == 2

@@ -57,6 +57,11 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
         ),
         ({"tls": TLS, "lease": {"retry_period_seconds": 5}}, "retry_period_seconds (5) must be"),
         ({"tls": TLS, "lease": {"name": "A"}}, "lease.name: "),
+        ({"tls": TLS, "enrolment": {"certificate_seconds": 60}}, "enrolment.certificate_seconds: "),
+        (
+            {"tls": {**TLS, "ca": "elsewhere/ca.crt"}, "enrolment": {}},
+            "kmm-cp.yaml: tls.cert, tls.key, tls.ca: must be in one directory, where enrolment is",
+        ),
         ([1], "must be a mapping of settings"),
         ("a: [", "kmm-cp.yaml"),
     ],
