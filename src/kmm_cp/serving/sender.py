@@ -119,7 +119,7 @@ class Sender:
                 await self.clock.sleep(error.retry_after or self.backoff.delay(attempt))
                 continue
             if claim is Claim.LOST:
-                session.end(Status.ABORTED, "another daemon of this node took over")
+                session.lose()
             return claim is Claim.HELD
 
     async def _push(self, session: Session, stream: Stream[Any, Any], claimed: str) -> None:

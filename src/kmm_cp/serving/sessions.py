@@ -47,6 +47,8 @@ class Session:
     """uid and generation that the daemon has journaled."""
     reporting: bool = False
     ending: Ending | None = None
+    lost: bool = False
+    """Another daemon of the node has a session, with another replica."""
     over: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def end(self, status: Status, message: str) -> None:
@@ -54,6 +56,11 @@ class Session:
         if self.ending is None:
             self.ending = Ending(status, message)
             self.over.set()
+
+    def lose(self) -> None:
+        """End it: another replica has the node's session now, with another daemon."""
+        self.lost = True
+        self.end(Status.ABORTED, "another daemon of this node took over")
 
 
 class Sessions:
@@ -114,6 +121,8 @@ class Sessions:
         log(logger, logging.INFO, "session closed", **fields)
         if self._live.get(session.node) is session:
             del self._live[session.node]
+            if session.lost:
+                self._taken_over(session.node)
             self._tell()
 
     def all(self) -> tuple[Session, ...]:

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from grpclib.const import Status
-
 from kmm_common.api.nodemodulesstate import NodeStatus
 from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
@@ -242,7 +240,7 @@ class StatusWriter:
 
     def _superseded(self, record: Record) -> None:
         record.uid = ""
-        record.session.end(Status.ABORTED, "another daemon of this node took over")
+        record.session.lose()
 
     async def _patch(self, record: Record, operations: list[Json]) -> None:
         await self._api.patch_json(

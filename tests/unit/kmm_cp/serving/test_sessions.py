@@ -83,6 +83,22 @@ async def test_three_takeovers_in_five_minutes_are_told(
     assert world.flapped == ["a"]
 
 
+def test_takeovers_by_way_of_another_replica_count_as_well(
+    sessions: Sessions, world: World
+) -> None:
+    """Here a daemon only ever comes back; that it lost the node's status is what tells."""
+    for _ in range(3):
+        session = opened(sessions, "same")
+        session.lose()
+        assert session.ending is not None
+        assert session.ending.status is Status.ABORTED
+        sessions.close(session)
+    assert world.flapped == ["a"]
+    ended = opened(sessions, "same")
+    sessions.close(ended)
+    assert world.flapped == ["a"]
+
+
 def test_daemon_that_reconnects_takes_nothing_over(sessions: Sessions, world: World) -> None:
     for _ in range(10):
         opened(sessions, "same")
