@@ -30,7 +30,7 @@ from kmm_cp.roles.adapters import ConfigMapWriter
 from kmm_cp.roles.enrolment import SecretStore
 from kmm_cp.serving.authority import LIFE, NEXT_AFTER, AuthorityError
 from kmm_cp.serving.enrolment import BURST
-from kmm_cp.serving.enrolport import BODY_BYTES
+from kmm_cp.serving.enrolport import BODY_BYTES, MOST_OF_HOST
 from kmm_cp.serving.keeper import AuthorityKeeper
 from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.token import AUDIENCE
@@ -43,6 +43,7 @@ from support.enrolled import (
     CONFIG_MAP,
     SECRET,
     Mounts,
+    dialled_port,
     hang_up,
     post,
     prepare_authority,
@@ -390,6 +391,26 @@ async def test_peer_that_goes_away_in_its_request_is_nobodys_concern(fleet: Flee
     assert await mounts.enrol() == ""
     assert fleet.control_plane.told("request for a certificate not answered") == []
     assert "Traceback" not in fleet.control_plane.log.read_text()
+
+
+async def test_host_that_holds_connections_keeps_only_itself_out(fleet: Fleet) -> None:
+    mounts = await mounted(fleet)
+    plane, ca = fleet.control_plane, mounts.files.ca
+    held = [await dialled_port(plane, ca, host="127.0.2.1") for _ in range(MOST_OF_HOST + 4)]
+    try:
+        crowded = await eventually(
+            lambda: asyncio.to_thread(
+                plane.told, "daemon not enrolled", reason=Refusal.TOO_MANY_REQUESTS
+            ),
+            lambda told: any(line["peer"].startswith("127.0.2.1:") for line in told),
+        )
+        assert "too many connections" in crowded[-1]["error"]
+        assert await mounts.enrol() == ""
+    finally:
+        for _, writer in held:
+            writer.transport.abort()
+        closing = (writer.wait_closed() for _, writer in held)
+        await asyncio.gather(*closing, return_exceptions=True)
 
 
 async def test_neither_port_does_the_work_of_the_other(fleet: Fleet) -> None:

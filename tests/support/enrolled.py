@@ -152,7 +152,7 @@ class Answer:
 
 async def post(plane: KmmCp, content: bytes, *, ca: Path) -> Answer:
     """Send bytes to the port of enrolment over TLS, without a certificate."""
-    reader, writer = await _dialled(plane, ca)
+    reader, writer = await dialled_port(plane, ca)
     try:
         writer.write(content)
         async with asyncio.timeout(30):
@@ -166,14 +166,19 @@ async def post(plane: KmmCp, content: bytes, *, ca: Path) -> Answer:
 
 async def hang_up(plane: KmmCp, content: bytes, *, ca: Path) -> None:
     """Send bytes, and go away before there is an answer."""
-    _, writer = await _dialled(plane, ca)
+    _, writer = await dialled_port(plane, ca)
     writer.write(content)
     await writer.drain()
     writer.transport.abort()
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def _dialled(plane: KmmCp, ca: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = str(plane.settings["enrolment"]["listen"]).rpartition(":")
+async def dialled_port(
+    plane: KmmCp, ca: Path, *, host: str = "127.0.0.1"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect from an address of this machine, with TLS and without a certificate."""
+    there, _, port = str(plane.settings["enrolment"]["listen"]).rpartition(":")
     context = ssl.create_default_context(cafile=str(ca))
-    return await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")
+    return await asyncio.open_connection(
+        there, int(port), ssl=context, server_hostname="localhost", local_addr=(host, 0)
+    )

@@ -30,14 +30,8 @@ from kmm_daemon.link.renewal import TRUSTED
 SECONDS = 30.0
 """For each step on the way to the answer."""
 _ANSWER_BYTES = 64 * 2**10
-_TLS_WORDS = {
-    CERTIFICATE_EXPIRED: "has expired by this node's clock: set the clock, or look at the control"
-    " plane",
-    CERTIFICATE_NOT_YET_VALID: "is not valid yet by this node's clock: set the clock",
-    62: "does not name {name}: set server_name to one of the control plane's"
-    " enrolment.server_names",
-}
-"""By verify_code of an SSLCertVerificationError; 62 is X509_V_ERR_HOSTNAME_MISMATCH."""
+_OTHER_NAMES = (62, 64)
+"""verify_code of an SSLCertVerificationError: X509_V_ERR_HOSTNAME_MISMATCH, and of an address."""
 
 
 class NotEnrolledError(KmmError):
@@ -93,8 +87,8 @@ def _asked(place: Place, body: bytes) -> bytes:
     headers = {"Content-Type": "application/json", "Connection": "close"}
     with _connection(place) as connection:
         connection.request("POST", "/enrol", body, headers)
-        response = connection.getresponse()
-        answer = response.read(_ANSWER_BYTES)
+        with connection.getresponse() as response:
+            answer = response.read(_ANSWER_BYTES)
     if response.status != HTTPStatus.OK:
         raise NotEnrolledError(f"the control plane at {place.server}: {_refusal(answer)}")
     return answer
@@ -102,27 +96,23 @@ def _asked(place: Place, body: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _connection(place: Place) -> Iterator[http.client.HTTPConnection]:
+    context = _context(place.ca)
     host, port = host_and_port(place.server)
-    connection = http.client.HTTPConnection(host or "localhost", port)
+    address = (host or "localhost", port)
     try:
-        context = _context(place.ca)
-        plain = socket.create_connection((host or "localhost", port), timeout=SECONDS)
-        connection.sock = context.wrap_socket(plain, server_hostname=place.server_name)
-        yield connection
+        with (
+            socket.create_connection(address, timeout=SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=place.server_name) as secure,
+        ):
+            connection = http.client.HTTPConnection(*address)
+            connection.sock = secure
+            yield connection
     except ssl.SSLCertVerificationError as error:
-        words = _TLS_WORDS.get(error.verify_code) or (
-            f"is not of an authority in {place.ca} ({error.verify_message}): mount the ConfigMap"
-            " that the control plane's enrolment.config_map names there"
-        )
-        name = place.server_name
-        raise NotEnrolledError(f"the control plane's certificate {words.format(name=name)}") from (
-            error
-        )
+        message = f"the control plane's certificate {_distrust(error, place)}"
+        raise NotEnrolledError(message) from error
     except (OSError, http.client.HTTPException) as error:
         message = f"no answer from {place.server}: {error}: set enrol.server to the host and port"
         raise NotEnrolledError(f"{message} of the control plane's enrolment.listen") from error
-    finally:
-        connection.close()
 
 
 def _context(ca: Path) -> ssl.SSLContext:
@@ -134,6 +124,22 @@ def _context(ca: Path) -> ssl.SSLContext:
         message = f"tls.ca: {ca}: has no certificate: wait for the control plane to write it"
         raise NotEnrolledError(message) from error
     return context
+
+
+def _distrust(error: ssl.SSLCertVerificationError, place: Place) -> str:
+    if error.verify_code in _OTHER_NAMES:
+        return (
+            f"does not name {place.server_name}: set server_name to one of the control plane's"
+            " enrolment.server_names"
+        )
+    if error.verify_code == CERTIFICATE_EXPIRED:
+        return "has expired by this node's clock: set the clock, or look at the control plane"
+    if error.verify_code == CERTIFICATE_NOT_YET_VALID:
+        return "is not valid yet by this node's clock: set the clock"
+    return (
+        f"is not of an authority in {place.ca} ({error.verify_message}): mount the ConfigMap that"
+        " the control plane's enrolment.config_map names there"
+    )
 
 
 def _refusal(answer: bytes) -> str:
