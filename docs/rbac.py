@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-MANIFEST = Path(__file__).resolve().parents[1] / "manifests/base/rbac.yaml"
+MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 PAGE = Path(__file__).parent / "reference/rbac.md"
 
 HEAD = """# Rights of the control plane
@@ -17,7 +17,12 @@ HEAD = """# Rights of the control plane
 right that nothing needed, on a request that no rule covers, and on a refusal that no test meant.
 The daemon has no right at the API server at all. Why it is so: [ADR 19](../adr/0019-rights.md).
 
-This page is generated from the manifest.
+This page is generated from the manifests.
+"""
+
+ENROLMENT = """
+Only where the control plane has an authority of its own (`manifests/builtin-ca/rbac.yaml`,
+[ADR 21](../adr/0021-enrolment.md)):
 """
 
 TAIL = """
@@ -50,8 +55,12 @@ version is tried at once.
 
 def page() -> str:
     """Return the page's text."""
-    text = MANIFEST.read_text()
-    return HEAD + "".join(_section(part) for part in text.split("\n---\n")) + TAIL
+    shipped, enrolment = (MANIFESTS / f"{name}/rbac.yaml" for name in ("base", "builtin-ca"))
+    return HEAD + _sections(shipped) + ENROLMENT + _sections(enrolment) + TAIL
+
+
+def _sections(manifest: Path) -> str:
+    return "".join(_section(part) for part in manifest.read_text().split("\n---\n"))
 
 
 def _section(part: str) -> str:

@@ -13,9 +13,9 @@ import yaml
 from kmm_sandbox import programs
 from kmm_sandbox.network import HOST_ADDRESS
 from kmm_sandbox.node import Node
-from support import certvolume
+from support import certvolume, rights
 from support.certvolume import CERT, KEY
-from support.enrolled import CONFIG_MAP, MANIFEST, token
+from support.enrolled import AUTHORITY, CONFIG_MAP, token
 from support.simnode import PODS
 from support.stage import Stage, push_own
 
@@ -54,7 +54,7 @@ def enrolled(stage: Stage) -> Iterator[Stage]:
     """Have the control plane make certificates, and every daemon start without any."""
     sandbox = stage.sandbox
     before = sandbox.control_plane_config.read_text()
-    sandbox.kubectl("apply", "-f", str(MANIFEST))
+    sandbox.kubectl("apply", "-f", str(AUTHORITY), "-f", str(rights.ENROLMENT))
     settings = yaml.safe_load(before)
     tls = sandbox.directory / "own-tls"
     settings["tls"] = {name: str(tls / f"{name}.pem") for name in ("cert", "key", "ca")}

@@ -16,6 +16,7 @@ from kmm_cp.serving.token import AUDIENCE
 from kmm_daemon.app import ran
 from kmm_daemon.link.renewal import Enrolling, Renewal
 from kmm_sandbox.kubeapi import KubeApi, Object
+from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.cluster import Cluster
 from support.kmmcp import KmmCp, free_port, new_control_plane, prepare_cluster
@@ -24,13 +25,13 @@ from support.simnode import PODS, SimNode
 
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/kmm-ca"
 CONFIG_MAP = f"/api/v1/namespaces/{NAMESPACE}/configmaps/kmm-ca"
-MANIFEST = Path(__file__).resolve().parents[2] / "manifests/builtin-ca/authority.yaml"
+AUTHORITY = Path(__file__).resolve().parents[2] / "manifests/builtin-ca/authority.yaml"
 
 
 def prepare_authority(cluster: Cluster) -> None:
     """Make what an administrator makes: rights, the Secret and the ConfigMap."""
     prepare_cluster(cluster)
-    cluster.kubectl("apply", "-f", str(MANIFEST))
+    cluster.kubectl("apply", "-f", str(AUTHORITY), "-f", str(rights.ENROLMENT))
 
 
 def enrolling_control_plane(cluster: Cluster, directory: Path) -> KmmCp:

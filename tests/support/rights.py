@@ -15,7 +15,10 @@ import yaml
 
 from kmm_sandbox.programs import USER
 
-MANIFEST = Path(__file__).resolve().parents[2] / "manifests/base/rbac.yaml"
+_MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+MANIFEST = _MANIFESTS / "base/rbac.yaml"
+ENROLMENT = _MANIFESTS / "builtin-ca/rbac.yaml"
+"""Besides, where daemons enrol."""
 COLLECTED = "KMM_RIGHTS_DIR"
 """Variable of the environment: where each cluster leaves what became of the rights in it."""
 AGENT = "kmm-cp"
@@ -61,9 +64,10 @@ class Call:
         return f"{self.verb} {self.resource} {self.namespace}/{self.name}"
 
 
-def rights(manifest: Path = MANIFEST) -> list[Right]:
-    """Return every right that a manifest gives."""
-    objects = list(yaml.safe_load_all(manifest.read_text()))
+def rights(*manifests: Path) -> list[Right]:
+    """Return every right that manifests give; of all that are shipped, if none is named."""
+    texts = (manifest.read_text() for manifest in manifests or (MANIFEST, ENROLMENT))
+    objects = [one for text in texts for one in yaml.safe_load_all(text)]
     everywhere = {o["roleRef"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"}
     return [
         Right(role["metadata"]["name"], _where(role, everywhere), resource, verb, names)
