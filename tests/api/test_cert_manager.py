@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.timeout(3600)
 CERT_MANAGER = f"/apis/cert-manager.io/v1/namespaces/{NAMESPACE}"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 ISSUED_SECONDS = 60.0
+_numbers = count(1)
 
 
 def attributes() -> Mapping[str, str]:
@@ -174,7 +176,7 @@ async def mounts(authorities: Authorities, tmp_path: Path) -> AsyncIterator[Moun
     plane.settings["tls"] = {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)}
     plane.directory.mkdir(exist_ok=True)
     try:
-        async with running_fleet(plane, f"c{abs(hash(str(tmp_path))) % 10**8}", tmp_path) as fleet:
+        async with running_fleet(plane, f"c{next(_numbers)}", tmp_path) as fleet:
             yield Mounts(
                 authorities=authorities, fleet=fleet, plane=volume, bundle=tmp_path / "bundle.crt"
             )

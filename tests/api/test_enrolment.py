@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ from support.simnode import PODS, SimNode
 from support.steppedclock import SteppedClock
 
 LEAF = timedelta(days=1)
+_numbers = count(1)
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 
 
@@ -73,11 +75,8 @@ def plane(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-async def fleet(
-    plane: KmmCp, tmp_path: Path, request: pytest.FixtureRequest
-) -> AsyncIterator[Fleet]:
-    name = f"e{abs(hash(request.node.name)) % 10**8}"
-    async with running_fleet(plane, name, tmp_path) as started:
+async def fleet(plane: KmmCp, tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with running_fleet(plane, f"e{next(_numbers)}", tmp_path) as started:
         yield started
 
 
