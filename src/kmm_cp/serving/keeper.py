@@ -110,7 +110,17 @@ class AuthorityKeeper:
                 problem = ""
 
     async def look(self) -> None:
-        """Read the Secret; write what is due to it, to what daemons see, and to our files."""
+        """Read the Secret; write what is due to it, to what daemons see, and to our files.
+
+        Raises KmmError.
+        """
+        try:
+            await self._look()
+        except SupersededError:
+            # What another replica has just written is as good as ours.
+            await self._look()
+
+    async def _look(self) -> None:
         now = self._clock.now()
         data, version = await self._store.read()
         before = restored(data)
