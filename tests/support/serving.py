@@ -59,6 +59,8 @@ class World:
     pods: dict[str, PodFacts] = field(default_factory=dict)
     cache: dict[str, Target] = field(default_factory=dict)
     persisted: dict[str, Target] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
+    """Pods that have the sessions of nodes, with whichever replica."""
     reads: list[str] = field(default_factory=list)
     unreachable: bool = False
     claims: dict[str, Claim] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class Serving:
             daemons=DaemonPods(namespace=NAMESPACE, service_account=SERVICE_ACCOUNT),
             trust_domain=TRUST_DOMAIN,
             observer=self.world,
+            holder=lambda node: self.world.holders.get(node, ""),
         )
         sender = Sender(
             states=self.world,

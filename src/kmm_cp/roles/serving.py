@@ -114,7 +114,13 @@ def _identities(caches: Caches, observer: Observer, settings: Settings) -> Ident
         daemons=daemon_pods(settings),
         trust_domain=settings.trust_domain,
         observer=observer,
+        holder=lambda node: _holder(caches.states.store.get(node)),
     )
+
+
+def _holder(state: NodeState | None) -> str:
+    """Return the pod that has a node's session, with whichever replica, as persisted."""
+    return state.daemon.pod_name if state and state.daemon.connected else ""
 
 
 def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:

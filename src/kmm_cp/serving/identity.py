@@ -1,6 +1,6 @@
 """Which node a peer speaks for: its certificate names a pod, the pod's spec names the node."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,20 @@ class Identities:
     """Tells for every call which node it comes from."""
 
     def __init__(
-        self, *, pods: Pods, daemons: DaemonPods, trust_domain: str, observer: Observer
+        self,
+        *,
+        pods: Pods,
+        daemons: DaemonPods,
+        trust_domain: str,
+        observer: Observer,
+        holder: Callable[[str], str],
     ) -> None:
+        """`holder` returns the pod that is said to have a node's session; empty for none."""
         self._pods = pods
         self._daemons = daemons
         self._trust_domain = trust_domain
         self._observer = observer
+        self._holder = holder
 
     def identify(self, certificate: Mapping[str, Any] | None) -> tuple[PodIdentity, str]:
         """Return pod and node of a peer. NodeIdentityError or UnknownPodError."""
@@ -100,16 +108,29 @@ class Identities:
         self._tell(identity, refused)
         raise refused
 
-    def require_not_older(self, identity: PodIdentity, *, than: PodIdentity) -> None:
-        """Raise NodeIdentityError if another pod of the node is newer, and still speaks for it."""
+    def require_newest(self, identity: PodIdentity, node: str, *, here: PodIdentity | None) -> None:
+        """Raise NodeIdentityError if another pod of the node is newer, and has its session.
+
+        `here` is who has it with this replica; who has it with another one is asked for.
+        """
         ours = self._pods.lookup(identity.namespace, identity.name)
-        theirs = self._pods.lookup(than.namespace, than.name)
-        if ours is None or not outranks(than, theirs, ours, self._daemons):
-            return
-        why = "a newer pod of its node has the session"
-        refused = NodeIdentityError(Refusal.OLDER_POD, why)
-        self._tell(identity, refused)
-        raise refused
+        for rival in (here, self._elsewhere(node)):
+            if ours is None or rival is None or rival == identity:
+                continue
+            theirs = self._pods.lookup(rival.namespace, rival.name)
+            if outranks(rival, theirs, ours, self._daemons):
+                why = "a newer pod of its node has the session"
+                refused = NodeIdentityError(Refusal.OLDER_POD, why)
+                self._tell(identity, refused)
+                raise refused
+
+    def _elsewhere(self, node: str) -> PodIdentity | None:
+        namespace, name = self._daemons.namespace, self._holder(node)
+        facts = self._pods.lookup(namespace, name) if name else None
+        if facts is None:
+            return None
+        account = self._daemons.service_account
+        return PodIdentity(namespace=namespace, service_account=account, name=name, uid=facts.uid)
 
     def _node(self, identity: PodIdentity) -> str:
         facts = self._pods.lookup(identity.namespace, identity.name)

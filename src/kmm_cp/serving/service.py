@@ -127,8 +127,7 @@ class NodeLink:
         pod, node = self._identify(stream)
         greeting = messages.greeting(await self._first(stream))
         rival = self._sessions.of(node)
-        if rival is not None and rival.pod != pod:
-            self._identities.require_not_older(pod, than=rival.pod)
+        self._identities.require_newest(pod, node, here=rival.pod if rival else None)
         # Registered before it is looked up: a change in between is in the mailbox.
         session = self._sessions.open(
             node=node, pod=pod, greeting=greeting, connection=connection_of(stream)

@@ -25,6 +25,16 @@ def identity(**changes: str) -> PodIdentity:
     return PodIdentity(**{**known, "uid": IDENTITY.uid, **changes})
 
 
+def identities_of(world: World) -> Identities:
+    return Identities(
+        pods=world,
+        daemons=DAEMONS,
+        trust_domain=TRUST_DOMAIN,
+        observer=world,
+        holder=lambda node: world.holders.get(node, ""),
+    )
+
+
 def test_pod_speaks_for_the_node_it_is_on() -> None:
     assert node_of(IDENTITY, facts("a"), DAEMONS) == "a"
 
@@ -92,7 +102,7 @@ def test_pod_outranks_another_if_it_is_newer_and_still_the_nodes_daemon(
 
 def test_refusals_are_told_and_waiting_is_not() -> None:
     world = World()
-    identities = Identities(pods=world, daemons=DAEMONS, trust_domain=TRUST_DOMAIN, observer=world)
+    identities = identities_of(world)
     certificate = {"subjectAltName": (("URI", pod_uri(IDENTITY, TRUST_DOMAIN)),)}
     with pytest.raises(UnknownPodError):
         identities.identify(certificate)
@@ -122,7 +132,7 @@ def test_session_is_confirmed_as_long_as_its_pod_speaks_for_its_node(
 ) -> None:
     world = World()
     world.pods[IDENTITY.name] = known
-    identities = Identities(pods=world, daemons=DAEMONS, trust_domain=TRUST_DOMAIN, observer=world)
+    identities = identities_of(world)
     if refusal is None:
         identities.confirm(IDENTITY, "a", valid=valid)
         assert world.refusals == []

@@ -343,6 +343,11 @@ async def test_newest_valid_pod_of_a_node_keeps_its_session_from_an_older_one(
         assert session.ending is None
         await stream.cancel()
     await until(lambda: not replica.sessions.all())
+    # With another replica, as the node's status has it.
+    replica.world.holders["a"] = pod_of("newer").name
+    error = await refusal(replica, older, request(instance="older"))
+    assert error.status is Status.PERMISSION_DENIED
+    replica.world.holders.clear()
     # Without a session of the newer one the older one serves the node.
     async with dialled(replica.port, older) as channel, watch(channel) as stream:
         await stream.send_message(request(instance="older"), end=True)
