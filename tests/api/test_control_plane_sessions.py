@@ -10,12 +10,16 @@ from grpclib.exceptions import GRPCError
 from h2.exceptions import ProtocolError
 
 from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
+from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.sessions import FLAPPING_TAKEOVERS
 from kmm_daemon.link.channel import LinkChannel
+from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.fleet import Fleet, eventually
+from support.history import Line
 from support.serving import DEADLINE, Watch, dialled, request, watch
+from support.simnode import PODS, SimNode
 
 
 async def test_silent_daemon_and_silent_kubelet_unload_nothing(fleet: Fleet) -> None:
@@ -101,6 +105,69 @@ async def test_newest_daemon_of_a_node_has_its_session(fleet: Fleet) -> None:
         lambda found: found == ("speed=2",),
     )
     assert (await fleet.state(node) or {})["status"]["daemon"]["instance"] != "copied"
+
+
+async def test_newest_pod_of_a_node_has_its_session_until_it_goes(fleet: Fleet) -> None:
+    """Also after its session has ended: its daemon may come back, and its Pod says so."""
+    node = await fleet.node()
+    await fleet.apply()
+    await fleet.loaded()
+    first = await asyncio.to_thread(fleet.api.get, f"{PODS}/{node.pod}")
+    newer = await eventually(lambda: _newer_pod(fleet, node, first))
+    identity = PodIdentity(
+        namespace=NAMESPACE, service_account=SERVICE_ACCOUNT, name=newer["name"], uid=newer["uid"]
+    )
+    issue = fleet.control_plane.certificates.uris
+    files = await asyncio.to_thread(issue, pod_uri(identity, TRUST_DOMAIN))
+    async with dialled(fleet.control_plane.port, files) as channel, watch(channel) as stream:
+        await stream.send_message(request(instance="newer"), end=True)
+        await eventually(lambda: _refused(fleet, node))
+        state = await fleet.state(node) or {}
+        assert state["status"]["daemon"]["podName"] == newer["name"]
+        await stream.cancel()
+    await eventually(fleet.served, lambda served: node.name not in served)
+    before = await asyncio.to_thread(_refusals, fleet)
+    await node.restart()
+    await eventually(lambda: asyncio.to_thread(_refusals, fleet), before.__lt__)
+    assert node.name not in await fleet.served()
+    opened = len(fleet.control_plane.told("session opened", node=node.name))
+    await asyncio.to_thread(fleet.api.delete, f"{PODS}/{newer['name']}")
+    await eventually(lambda: asyncio.to_thread(_opened, fleet, node.name), opened.__lt__)
+    await fleet.apply("other")
+    await fleet.loaded(name="other")
+    assert node.kernel.loads(fleet.ref()) == 1
+
+
+def _refusals(fleet: Fleet) -> float:
+    sample = f'kmm_cp_refused_peers_total{{reason="{Refusal.OLDER_POD}"}} '
+    lines = fleet.control_plane.metrics().splitlines()
+    return sum(float(line.removeprefix(sample)) for line in lines if line.startswith(sample))
+
+
+async def _newer_pod(fleet: Fleet, node: SimNode, first: Object) -> Object | None:
+    """Make another daemon's Pod of a node, in another second than the first."""
+    name = f"{node.pod}-newer"
+    body = {"metadata": {"name": name}, "spec": _copied(first["spec"])}
+    made: Object = (await asyncio.to_thread(fleet.api.create, PODS, body))["metadata"]
+    if made["creationTimestamp"] > first["metadata"]["creationTimestamp"]:
+        return made
+    await asyncio.to_thread(fleet.api.delete, f"{PODS}/{name}")
+    return None
+
+
+def _copied(spec: Object) -> Object:
+    """Return what of a Pod's spec its maker has written."""
+    kept = ("nodeName", "serviceAccountName", "containers", "tolerations")
+    return {
+        **{key: spec[key] for key in kept},
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+    }
+
+
+async def _refused(fleet: Fleet, node: SimNode) -> list[Line]:
+    peer = f"{NAMESPACE}/{node.pod}"
+    return fleet.control_plane.told("peer refused", reason=Refusal.OLDER_POD, peer=peer)
 
 
 async def test_daemons_that_take_a_session_from_each_other_are_an_event_on_the_node(
