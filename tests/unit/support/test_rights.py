@@ -123,3 +123,12 @@ def test_manifest_lets_secrets_be_listed_by_nobody_and_read_for_the_cluster_by_n
     assert not {right.verb for right in on_secrets} & {"list", "watch", "create"}
     assert {right.verb for right in on_secrets if not right.names} == {"get"}
     assert not [right for right in shipped if "*" in (right.verb, right.resource)]
+
+
+def test_enrolment_gives_one_secret_of_our_own_namespace_and_none_to_create() -> None:
+    shipped = rights.rights(rights.ENROLMENT)
+    secrets = [right for right in shipped if right.resource == "secrets"]
+    assert {(one.namespace, one.names) for one in secrets} == {("kmm-operator-system", ("kmm-ca",))}
+    assert {right.verb for right in secrets} == {"get", "update"}
+    (other,) = [right for right in shipped if right not in secrets]
+    assert str(other) == "kmm-cp-enrolment: create tokenreviews.authentication.k8s.io"
