@@ -539,7 +539,7 @@ async def test_replicas_that_start_at_once_have_one_authority(
     started = [replicas.new(str(number)) for number in range(4)]
     async with asyncio.TaskGroup() as tasks:
         for each in started:
-            tasks.create_task(each.keeper.prepare())
+            tasks.create_task(each.keeper.look())
     (serial,) = {each.keeper.signer().certificate.serial_number for each in started}
     assert await trusted(empty_cluster) == {serial}
     (ca,) = {each.files.ca.read_bytes() for each in started}
