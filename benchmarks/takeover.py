@@ -54,7 +54,7 @@ class Replica:
 
     def start(self) -> None:
         """Start it; do not wait."""
-        login = self.plane.kubeconfig_for(programs.USER)
+        login = self.plane.kubeconfig_for(programs.USER, programs.GROUPS)
         own = {
             "replica": self.name,
             "listen": f"127.0.0.1:{FIRST_PORT + self.number}",

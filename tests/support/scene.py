@@ -8,11 +8,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from kmm_sandbox.programs import GROUPS, USER
 from support.balancer import Balancer
 from support.cluster import Cluster
 from support.faultproxy import FaultProxy, proxied
 from support.fleet import Fleet, eventually, running_fleet
-from support.kmmcp import USER, KmmCp
+from support.kmmcp import KmmCp
 from support.replicas import PATIENT, Replicas, new_replicas
 from support.simnode import SimNode
 
@@ -85,7 +86,7 @@ async def on_stage(
         stack.callback(replicas.close)
         ways = {}
         for each in replicas.all:
-            through = proxied(cluster, each.directory, user=USER)
+            through = proxied(cluster, each.directory, user=USER, groups=GROUPS)
             ways[each.name], kubeconfig = await stack.enter_async_context(through)
             each.settings["kubeconfig"] = str(kubeconfig)
         await asyncio.to_thread(replicas.start)
