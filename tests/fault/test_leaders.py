@@ -352,4 +352,8 @@ async def test_any_faults_of_replicas_under_change_end_well(scene: Scene, seed: 
     finally:
         changing.cancel()
         await asyncio.gather(changing, return_exceptions=True)
+    for node in scene.fleet.nodes.values():
+        # It may have been cancelled in the middle of a restart.
+        if not node.running:
+            await node.start()
     await scene.leader()
