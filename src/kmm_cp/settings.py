@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
+from kmm_cp.policy.neighbours import LEASE
 
 PREFIX = "KMM_CP_"
 
@@ -39,6 +40,8 @@ class LeaseSettings(Strict):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         duration, deadline = self.duration_seconds, self.renew_deadline_seconds
+        if self.name == LEASE:
+            raise ValueError(f"name must not be {LEASE}: it is what upstream KMM's leader holds")
         if deadline >= duration:
             raise ValueError(
                 f"renew_deadline_seconds ({deadline:g}) must be less than duration_seconds"

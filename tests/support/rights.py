@@ -21,7 +21,8 @@ ENROLMENT = _MANIFESTS / "builtin-ca/rbac.yaml"
 """Besides, where daemons enrol."""
 COLLECTED = "KMM_RIGHTS_DIR"
 """Variable of the environment: where each cluster leaves what became of the rights in it."""
-AGENT = "kmm-cp"
+AGENT, LEADER = "kmm-cp", "kmm-cp-leader"
+"""User agents of what every replica does, and of what the leader does; also names of roles."""
 FORBIDDEN = 403
 START = timedelta(seconds=15)
 
@@ -39,7 +40,9 @@ class Right:
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.role}: {self.verb} {self.resource}"
+        where = "" if self.namespace == "*" else f", {self.namespace}"
+        names = f" {' '.join(self.names)}" if self.names else ""
+        return f"{self.role}{where}: {self.verb} {self.resource}{names}"
 
     def covers(self, call: "Call") -> bool:
         """Tell whether it allows a call; where it is bound by others, the API server knew."""
@@ -47,6 +50,7 @@ class Right:
             (self.resource, self.verb) == (call.resource, call.verb)
             and self.namespace in ("*", "bound", call.namespace)
             and (not self.names or call.name in self.names)
+            and (call.leads or self.role != LEADER)
         )
 
 
@@ -59,6 +63,8 @@ class Call:
     namespace: str
     name: str
     allowed: bool
+    leads: bool = field(default=True, compare=False)
+    """It was asked as the leader, so the rights of the leader alone count too."""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource} {self.namespace}/{self.name}"
@@ -128,6 +134,7 @@ def _call(event: Mapping[str, Any]) -> Call:
         namespace=target.get("namespace", ""),
         name=target.get("name") or _selected(event["requestURI"]),
         allowed=event.get("responseStatus", {}).get("code") != FORBIDDEN,
+        leads=event["userAgent"] == LEADER,
     )
 
 
@@ -143,7 +150,7 @@ def _is_near(at: datetime, starts: Iterable[datetime]) -> bool:
 
 def _is_ours(event: Mapping[str, Any]) -> bool:
     """Tell whether kmm-cp itself asked, and not a test with its login."""
-    return event["user"].get("username") == USER and event.get("userAgent") == AGENT
+    return event["user"].get("username") == USER and event.get("userAgent") in (AGENT, LEADER)
 
 
 def _resource(target: Mapping[str, Any]) -> str:

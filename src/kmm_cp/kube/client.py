@@ -108,13 +108,15 @@ class KubeClient:
                 configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
             )
 
-    def fenced(self, may_write: Callable[[], bool]) -> "KubeClient":
+    def fenced(self, may_write: Callable[[], bool], *, user_agent: str) -> "KubeClient":
         """Return this client, over the same connections, for writes that not everybody may make.
 
-        It asks right before each of them is sent: NotLeadingError if it may not be.
+        It asks right before each of them is sent: NotLeadingError if it may not be. The API
+        server's audit log tells them apart by `user_agent`.
         """
         fenced = copy.copy(self)
         fenced._may_write = may_write
+        fenced._headers = {"User-Agent": user_agent}
         return fenced
 
     async def close(self) -> None:

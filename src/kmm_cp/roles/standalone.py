@@ -224,7 +224,7 @@ def _candidate(base: _Base, served: Serving) -> Candidate:
 
     def new_term() -> Control:
         term = control(
-            base.client.fenced(lambda: candidate.leading),
+            base.client.fenced(lambda: candidate.leading, user_agent="kmm-cp-leader"),
             base.caches,
             base.events,
             namespace=base.namespace,

@@ -62,6 +62,10 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
             {"tls": {**TLS, "ca": "elsewhere/ca.crt"}, "enrolment": {}},
             "kmm-cp.yaml: tls.cert, tls.key, tls.ca: must be in one directory, where enrolment is",
         ),
+        (
+            {"tls": TLS, "lease": {"name": "kmm.sigs.x-k8s.io"}},
+            "name must not be kmm.sigs.x-k8s.io",
+        ),
         ([1], "must be a mapping of settings"),
         ("a: [", "kmm-cp.yaml"),
     ],

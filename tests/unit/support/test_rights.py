@@ -13,6 +13,7 @@ from support.rights import Call, Right
 NODES = Right("cp", "*", "nodes", "list")
 PODS = Right("cp", "ours", "pods", "watch")
 SECRETS = Right("pull", "bound", "secrets", "get")
+LABEL = Right("kmm-cp-leader", "*", "nodes", "patch")
 LEASE = Right("cp", "*", "leases.coordination.k8s.io", "list", ("one",))
 
 
@@ -47,6 +48,8 @@ def line(
         (SECRETS, Call("get", "secrets", "theirs", "s", True), True),
         (LEASE, Call("list", LEASE.resource, "", "one", True), True),
         (LEASE, Call("list", LEASE.resource, "", "", True), False),
+        (LABEL, Call("patch", "nodes", "", "a", True, leads=True), True),
+        (LABEL, Call("patch", "nodes", "", "a", True, leads=False), False),
     ],
 )
 def test_a_right_covers_its_verb_and_resource_where_it_is_bound(
@@ -64,14 +67,18 @@ def test_requests_are_read_from_the_audit_log_once_each() -> None:
         line("get", "secrets", namespace="n", name="s", code=403),
         line("get", "secrets").replace(USER, "somebody"),
         line("list", "secrets").replace('"kmm-cp"', '"kubectl"'),
+        line("patch", "nodes").replace('"kmm-cp"', '"kmm-cp-leader"'),
         json.dumps({"user": {"username": USER}, "requestURI": "/version"}),
         '{"half',
     ]
-    assert rights.calls(lines) == [
+    made = rights.calls(lines)
+    assert made == [
         Call("patch", "nodes/status", "", "a", True),
         Call("list", "leases.coordination.k8s.io", "", "one", True),
         Call("get", "secrets", "n", "s", False),
+        Call("patch", "nodes", "", "", True),
     ]
+    assert [call.leads for call in made] == [False, False, False, True]
 
 
 def test_an_api_server_that_has_just_started_refuses_nobody_for_good() -> None:
@@ -98,7 +105,7 @@ def test_what_is_unused_beyond_or_refused_is_told_and_what_a_test_meant_is_not()
     ]
     use = rights.use_of(made, shipped, [meant])
     assert rights.problems(use, shipped) == [
-        "never used, take it out: cp: watch pods",
+        "never used, take it out: cp, ours: watch pods",
         "allowed, though no shipped rule does: get nodes /a (1)",
         "forbidden, and no test meant it: delete nodes /a (1)",
     ]

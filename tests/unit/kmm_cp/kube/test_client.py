@@ -168,7 +168,7 @@ async def test_fenced_client_sends_no_write_that_may_not_be_made_and_reads_all_t
     api: Api, client: KubeClient
 ) -> None:
     api.answers = [web.json_response({"metadata": {}}) for _ in range(3)]
-    fenced = client.fenced(lambda: False)
+    fenced = client.fenced(lambda: False, user_agent="leader")
     for write in (
         fenced.create(NODES, {"metadata": {}}),
         fenced.replace(NODES, "a", {}),
@@ -181,5 +181,5 @@ async def test_fenced_client_sends_no_write_that_may_not_be_made_and_reads_all_t
     assert api.paths == []
     await fenced.get(NODES, "a")
     await client.patch_merge(NODES, "a", {})
-    await client.fenced(lambda: True).patch_merge(NODES, "a", {})
+    await client.fenced(lambda: True, user_agent="leader").patch_merge(NODES, "a", {})
     assert api.paths == ["/api/v1/nodes/a"] * 3
