@@ -32,7 +32,12 @@ def prepare(progress: Progress) -> None:
     problem = obstacle()
     if problem:
         raise SandboxError(problem, reason="MachineUnfit")
-    wanted = sorted({package for program, package in PACKAGES.items() if not _found(program)})
+    install_missing(PACKAGES, progress)
+
+
+def install_missing(packages: Mapping[str, str], progress: Progress) -> None:
+    """Install the Debian packages whose programs are not there. Raises SandboxError."""
+    wanted = sorted({package for program, package in packages.items() if not _found(program)})
     if wanted:
         _install(wanted, progress)
 
