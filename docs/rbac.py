@@ -15,7 +15,9 @@ HEAD = """# Rights of the control plane
 `manifests/base/rbac.yaml` and no others. The tests' control plane runs as that ServiceAccount too.
 `make test` holds every request in the API server's audit log against these rules: it fails on a
 right that nothing needed, on a request that no rule covers, and on a refusal that no test meant.
-The daemon has no right at the API server at all. Why it is so: [ADR 19](../adr/0019-rights.md).
+What the leader asks for has the user agent `kmm-cp-leader`, the rest `kmm-cp`, and each needs the
+rights of its own roles. The daemon has no right at the API server at all. Why it is so:
+[ADR 19](../adr/0019-rights.md).
 
 This page is generated from the manifests.
 """
