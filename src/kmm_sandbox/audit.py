@@ -11,6 +11,8 @@ from kmm_sandbox.programs import USER
 VERBS = {"create", "update", "patch", "delete"}
 PER_NODE = {"nodemodulesstates", "nodes", "events"}
 PER_MODULE = {"modules"}
+ELECTION = "kmm-cp."
+"""How the name of an event begins that says who leads: with that of the Lease."""
 REFUSED = 400
 
 
@@ -22,7 +24,7 @@ class ApiWrites:
     """For each node and module; writes of Modules are divided by the nodes."""
     by_kind: Mapping[str, int] = field(default_factory=dict)
     apart: Mapping[str, int] = field(default_factory=dict)
-    """Leases, ConfigMaps and anything else."""
+    """Leases with the events of elections, ConfigMaps and anything else."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """Refused by the API server: conflicts, mostly."""
 
@@ -45,7 +47,7 @@ def counted(lines: Iterable[str], *, nodes: int, modules: int, user: str = USER)
         name = f"{event['verb']} {'/'.join(part for part in parts if part)}"
         if event["responseStatus"]["code"] >= REFUSED:
             failed[name] += 1
-        elif reference["resource"] in PER_NODE | PER_MODULE:
+        elif reference["resource"] in PER_NODE | PER_MODULE and not _of_election(reference):
             done[name] += 1
         else:
             apart[name] += 1
@@ -55,6 +57,10 @@ def counted(lines: Iterable[str], *, nodes: int, modules: int, user: str = USER)
         apart=dict(sorted(apart.items())),
         failed=dict(sorted(failed.items())),
     )
+
+
+def _of_election(reference: Mapping[str, str]) -> bool:
+    return reference["resource"] == "events" and reference.get("name", "").startswith(ELECTION)
 
 
 def _events(lines: Iterable[str], user: str) -> Iterable[dict[str, Any]]:
