@@ -1,0 +1,104 @@
+"""What an administrator does with manifests/: render, apply and delete an overlay."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kmm_sandbox.kubeapi import Object
+from support.cluster import Cluster
+
+OVERLAYS = Path(__file__).resolve().parents[2] / "manifests/overlays"
+STRICT = ("--server-side", "--validate=strict", "--warnings-as-errors", "-f", "-")
+FIRST = ("Namespace", "CustomResourceDefinition")
+"""What must be there for the API server to judge the others."""
+_EACH = '{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\\n"}{end}'
+_FLEETING = ("Event", "Lease")
+"""Written by Kubernetes' own parts at any moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """One overlay, rendered."""
+
+    cluster: Cluster
+    overlay: str
+    manifest: str
+
+    @classmethod
+    def render(cls, cluster: Cluster, overlay: str) -> "Installation":
+        """Render an overlay by kubectl's own kustomize."""
+        text = cluster.kubectl("kustomize", str(OVERLAYS / overlay))
+        return cls(cluster=cluster, overlay=overlay, manifest=text)
+
+    @property
+    def objects(self) -> list[Object]:
+        return list(yaml.safe_load_all(self.manifest))
+
+    def of(self, kind: str) -> dict[str, Object]:
+        """Return the objects of a kind by name."""
+        return {one["metadata"]["name"]: one for one in self.objects if one["kind"] == kind}
+
+    def pod(self, kind: str, name: str) -> Object:
+        """Return the spec of the Pods of a Deployment or DaemonSet."""
+        spec: Object = self.of(kind)[name]["spec"]["template"]["spec"]
+        return spec
+
+    def settings(self, config_map: str) -> dict[str, Any]:
+        """Return the settings in a ConfigMap of one file."""
+        (text,) = self.of("ConfigMap")[config_map]["data"].values()
+        settings: dict[str, Any] = yaml.safe_load(text)
+        return settings
+
+    def try_out(self) -> None:
+        """Have the API server judge it; a warning is a SandboxError, too."""
+        self.cluster.kubectl("apply", "--dry-run=server", *STRICT, stdin=self.manifest)
+
+    def apply_first(self) -> None:
+        """Apply what the others need, and wait until it is served."""
+        first = [one for one in self.objects if one["kind"] in FIRST]
+        text = yaml.safe_dump_all(first)
+        self.cluster.kubectl("apply", *STRICT, stdin=text)
+        names = (f"crd/{name}" for name in self.of("CustomResourceDefinition"))
+        self.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+
+    def apply(self) -> None:
+        self.cluster.kubectl("apply", *STRICT, stdin=self.manifest)
+
+    def delete(self) -> None:
+        """Delete it and wait until it is gone."""
+        self.cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=self.manifest)
+
+
+@contextmanager
+def installed(cluster: Cluster, overlay: str) -> Iterator[Installation]:
+    """Apply an overlay; delete it at the end, unless that is done already."""
+    installation = Installation.render(cluster, overlay)
+    try:
+        installation.apply_first()
+        installation.try_out()
+        installation.apply()
+        yield installation
+    finally:
+        installation.delete()
+
+
+def inventory(cluster: Cluster) -> set[str]:
+    """Return `kind namespace/name` of every object that there is."""
+    names = cluster.kubectl("api-resources", "--verbs=list,delete", "-o", "name").split()
+    text = cluster.kubectl("get", ",".join(names), "-A", "-o", f"jsonpath={_EACH}")
+    return {line for line in text.splitlines() if not line.startswith(_FLEETING)}
+
+
+def containers(objects: list[Object]) -> Iterator[Object]:
+    """Yield the containers of every Pod that objects make."""
+    for one in objects:
+        template = one["spec"].get("template", {}) if one["kind"] in _PODS else {}
+        yield from template.get("spec", {}).get("initContainers", [])
+        yield from template.get("spec", {}).get("containers", [])
+
+
+_PODS = ("Deployment", "DaemonSet", "StatefulSet", "Job")
