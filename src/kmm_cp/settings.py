@@ -100,6 +100,13 @@ class Settings(ProgramSettings):
     """Service account of the daemon's Pods; a certificate that names another is refused."""
     daemon_daemonset: str = ""
     """DaemonSet that the daemon's Pods must belong to; if empty, anything may have made them."""
+    daemon_template: str = ""
+    """PodTemplate of the operator's namespace of which the leader makes `daemon_daemonset`, and
+    keeps it so; if empty, that DaemonSet is somebody else's."""
+    daemon_max_unavailable: str = Field(default="10%", pattern=r"^\d+%?$", examples=["1", "10%"])
+    """How many daemons, or which share, are replaced at once where the template changes."""
+    deployment: str = Field(default="kmm-cp", min_length=1)
+    """Deployment of the control plane, which owns the DaemonSet: that goes with it."""
     tolerated_failures: Annotated[
         str, Field(pattern=r"^\d+%?$", examples=["3", "10%"]), RELOADABLE
     ] = "0"
@@ -116,6 +123,14 @@ class Settings(ProgramSettings):
             raise ValueError(
                 "tls.cert, tls.key, tls.ca: must be in one directory, where enrolment is set: they"
                 " are replaced all at once"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _template_has_a_name(self) -> Self:
+        if self.daemon_template and not self.daemon_daemonset:
+            raise ValueError(
+                "daemon_daemonset: must be set where daemon_template is: it is its name"
             )
         return self
 

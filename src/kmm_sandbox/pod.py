@@ -47,10 +47,10 @@ class DaemonPod:
 
     @classmethod
     def read(cls, directory: Path = MANIFESTS) -> "DaemonPod":
-        """Read daemonset.yaml and seccomp.json."""
-        daemonset = yaml.safe_load((directory / "daemonset.yaml").read_text())
+        """Read podtemplate.yaml and seccomp.json."""
+        template = yaml.safe_load((directory / "podtemplate.yaml").read_text())
         seccomp = json.loads((directory / "seccomp.json").read_text())
-        return cls(spec=daemonset["spec"]["template"]["spec"], seccomp=seccomp)
+        return cls(spec=template["template"]["spec"], seccomp=seccomp)
 
     @property
     def container(self) -> Object:

@@ -115,17 +115,17 @@ async def test_daemon_enrols_with_the_token_of_its_pod_and_loads(fleet: Fleet) -
 def test_manifests_without_cert_manager_are_what_the_api_server_takes(
     plane: KmmCp, tmp_path: Path
 ) -> None:
-    (tmp_path / "daemonset.yaml").symlink_to(MANIFESTS / "base/daemon/daemonset.yaml")
+    (tmp_path / "podtemplate.yaml").symlink_to(MANIFESTS / "base/daemon/podtemplate.yaml")
     parts = {
-        "resources": ["daemonset.yaml"],
+        "resources": ["podtemplate.yaml"],
         "components": [os.path.relpath(MANIFESTS / "builtin-ca", tmp_path)],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(parts))
     kubectl = plane.cluster.kubectl
     built = kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path))
     kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=built)
-    (daemonset,) = (one for one in yaml.safe_load_all(built) if one["kind"] == "DaemonSet")
-    spec = daemonset["spec"]["template"]["spec"]
+    (daemon,) = (one for one in yaml.safe_load_all(built) if one["kind"] == "PodTemplate")
+    spec = daemon["template"]["spec"]
     volumes = {one.pop("name"): one for one in spec["volumes"]}
     assert volumes["tls"] == {"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
     (token_source,) = volumes["token"]["projected"]["sources"]

@@ -47,23 +47,6 @@ def installation(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[I
         yield made
 
 
-def test_controllers_make_the_pods_that_the_manifests_ask_for(installation: Installation) -> None:
-    api = installation.cluster.api
-
-    def names() -> list[str]:
-        pods = api.items(f"{IN_NAMESPACE}/pods")
-        return sorted(pod["metadata"]["labels"]["app.kubernetes.io/name"] for pod in pods)
-
-    wait_until(
-        lambda: names() == ["kmm-cp", "kmm-cp", "kmm-daemon"],
-        seconds=SECONDS,
-        what="two Pods of the control plane, one of the daemon for one node",
-    )
-    events = api.items(f"{IN_NAMESPACE}/events")
-    assert events
-    assert not [event["message"] for event in events if event["reason"] == "FailedCreate"]
-
-
 def test_control_plane_is_within_the_level_restricted_and_the_daemon_is_not(
     installation: Installation,
 ) -> None:
@@ -74,14 +57,14 @@ def test_control_plane_is_within_the_level_restricted_and_the_daemon_is_not(
     accounts = "/api/v1/namespaces/restricted/serviceaccounts"
     api.ensure(accounts, {"metadata": {"name": "probe"}})
 
-    def pod(kind: str, name: str) -> None:
-        spec = {**installation.pod(kind, name), "serviceAccountName": "probe"}
+    def pod(name: str) -> None:
+        spec = {**installation.pod(name), "serviceAccountName": "probe"}
         body = {"metadata": {"name": "probe"}, "spec": spec}
         api.create("/api/v1/namespaces/restricted/pods?dryRun=All", body)
 
-    pod("Deployment", "kmm-cp")
+    pod("kmm-cp")
     with pytest.raises(ApiError, match="violates PodSecurity"):
-        pod("DaemonSet", "kmm-daemon")
+        pod("kmm-daemon")
 
 
 def test_every_image_is_one_that_administrators_set(installation: Installation) -> None:
@@ -90,7 +73,7 @@ def test_every_image_is_one_that_administrators_set(installation: Installation) 
 
 
 def test_probes_and_services_lead_to_ports_that_settings_open(installation: Installation) -> None:
-    (container,) = installation.pod("Deployment", "kmm-cp")["containers"]
+    (container,) = installation.pod("kmm-cp")["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     settings, daemon = installation.settings("kmm-cp"), installation.settings("kmm-daemon")
     assert settings["metrics_listen"] == f":{ports['metrics']}"
@@ -116,7 +99,7 @@ def test_daemon_takes_its_settings(installation: Installation, tmp_path: Path) -
     file = tmp_path / "daemon.json"
     file.write_text(text)
     settings = kmm_daemon.settings.load(file, environment={})
-    (container,) = installation.pod("DaemonSet", "kmm-daemon")["containers"]
+    (container,) = installation.pod("kmm-daemon")["containers"]
     mounted = {Path(mount["mountPath"]) for mount in container["volumeMounts"]}
     tls = settings.tls
     assert {tls.cert.parent, tls.key.parent, tls.ca.parent, settings.firmware_dir} <= mounted
@@ -151,11 +134,32 @@ def control_plane(installation: Installation, tmp_path: Path) -> Iterator[KmmCp]
 
 def issued(installation: Installation) -> dict[str, bytes]:
     """Wait for the Secret that the Deployment mounts; return its content."""
-    volumes = {one["name"]: one for one in installation.pod("Deployment", "kmm-cp")["volumes"]}
+    volumes = {one["name"]: one for one in installation.pod("kmm-cp")["volumes"]}
     path = f"{IN_NAMESPACE}/secrets/{volumes['tls']['secret']['secretName']}"
     api = installation.cluster.api
     wait_until(lambda: api.find(path) is not None, seconds=SECONDS, what=path)
     return {key: base64.b64decode(value) for key, value in api.get(path)["data"].items()}
+
+
+def test_controllers_make_the_pods_that_the_manifests_ask_for(
+    installation: Installation, control_plane: KmmCp
+) -> None:
+    api = installation.cluster.api
+
+    control_plane.start()
+
+    def names() -> list[str]:
+        pods = api.items(f"{IN_NAMESPACE}/pods")
+        return sorted(pod["metadata"]["labels"]["app.kubernetes.io/name"] for pod in pods)
+
+    wait_until(
+        lambda: names() == ["kmm-cp", "kmm-cp", "kmm-daemon"],
+        seconds=SECONDS,
+        what="two Pods of the control plane, one of the daemon for one node",
+    )
+    events = api.items(f"{IN_NAMESPACE}/events")
+    assert events
+    assert not [event["message"] for event in events if event["reason"] == "FailedCreate"]
 
 
 def test_control_plane_leads_with_the_rights_and_certificates_that_are_applied(

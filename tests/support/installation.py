@@ -42,9 +42,10 @@ class Installation:
         """Return the objects of a kind by name."""
         return {one["metadata"]["name"]: one for one in self.objects if one["kind"] == kind}
 
-    def pod(self, kind: str, name: str) -> Object:
-        """Return the spec of the Pods of a Deployment or DaemonSet."""
-        spec: Object = self.of(kind)[name]["spec"]["template"]["spec"]
+    def pod(self, name: str) -> Object:
+        """Return the spec of the Pods of the control plane or of the daemon."""
+        made = self.of("Deployment").get(name, {}).get("spec") or self.of("PodTemplate")[name]
+        spec: Object = made["template"]["spec"]
         return spec
 
     def settings(self, config_map: str) -> dict[str, Any]:
@@ -96,9 +97,6 @@ def inventory(cluster: Cluster) -> set[str]:
 def containers(objects: list[Object]) -> Iterator[Object]:
     """Yield the containers of every Pod that objects make."""
     for one in objects:
-        template = one["spec"].get("template", {}) if one["kind"] in _PODS else {}
+        template = one.get("template") or one.get("spec", {}).get("template", {})
         yield from template.get("spec", {}).get("initContainers", [])
         yield from template.get("spec", {}).get("containers", [])
-
-
-_PODS = ("Deployment", "DaemonSet", "StatefulSet", "Job")

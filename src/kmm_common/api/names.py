@@ -108,6 +108,7 @@ class Event(StrEnum):
     IDENTITY_REFUSED = "IdentityRefused"
     ANOTHER_KMM = "AnotherKMM"
     LEADER_ELECTION = "LeaderElection"
+    DAEMON_SET_WRITTEN = "DaemonSetWritten"
 
 
 class Reason(StrEnum):

@@ -42,6 +42,10 @@ class Regarding:
         return cls(api_version="v1", kind="Namespace", namespace=name, name=name, uid="")
 
     @classmethod
+    def daemon_set(cls, namespace: str, name: str, uid: str) -> "Regarding":
+        return cls(api_version="apps/v1", kind="DaemonSet", namespace=namespace, name=name, uid=uid)
+
+    @classmethod
     def lease(cls, namespace: str, name: str) -> "Regarding":
         return cls(
             api_version="coordination.k8s.io/v1",

@@ -35,4 +35,7 @@ EVENTS = Resource(group="", version="v1", plural="events", namespaced=True)
 TOKEN_REVIEWS = Resource(
     group="authentication.k8s.io", version="v1", plural="tokenreviews", namespaced=False
 )
+DEPLOYMENTS = Resource(group="apps", version="v1", plural="deployments", namespaced=True)
+DAEMON_SETS = Resource(group="apps", version="v1", plural="daemonsets", namespaced=True)
+POD_TEMPLATES = Resource(group="", version="v1", plural="podtemplates", namespaced=True)
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", namespaced=True)

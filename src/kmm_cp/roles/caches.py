@@ -10,10 +10,12 @@ from kmm_cp.kube.client import KubeClient, Object
 from kmm_cp.kube.informer import Informer
 from kmm_cp.kube.resources import (
     CONFIG_MAPS,
+    DAEMON_SETS,
     MODULES,
     NAMESPACES,
     NODE_MODULES_STATES,
     NODES,
+    POD_TEMPLATES,
     PODS,
 )
 from kmm_cp.policy.values import Node, NodeState
@@ -27,6 +29,14 @@ _SERVED_SELECTOR = ",".join(f"{key}={value}" for key, value in SERVED_LABELS.ite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonCaches:
+    """What the daemon's DaemonSet is, and what it is made of; of the operator's namespace."""
+
+    daemon_sets: Informer[Object]
+    templates: Informer[Object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caches:
     """One informer a resource; Pods and ConfigMaps of the operator's namespace only."""
 
@@ -36,13 +46,19 @@ class Caches:
     pods: Informer[PodFacts]
     namespaces: Informer[Mapping[str, str]]
     served: Informer[Listed]
+    daemon: DaemonCaches | None
+    """None where the daemon's DaemonSet is somebody else's."""
 
     def all(self) -> list[Informer[Any]]:
         """Return all of them."""
-        return [self.modules, self.nodes, self.states, self.pods, self.namespaces, self.served]
+        shared = (self.modules, self.nodes, self.states, self.pods, self.namespaces, self.served)
+        daemon = (self.daemon.daemon_sets, self.daemon.templates) if self.daemon else ()
+        return [*shared, *daemon]
 
 
-def caches(client: KubeClient, *, namespace: str, clock: Clock) -> Caches:
+def caches(
+    client: KubeClient, *, namespace: str, clock: Clock, owns_daemon: bool = False
+) -> Caches:
     """Build the informers; nothing runs yet."""
     nodes: Informer[Node] = Informer(
         client, NODES, lambda content: _timed(content, nodes.store, clock), clock=clock
@@ -61,7 +77,19 @@ def caches(client: KubeClient, *, namespace: str, clock: Clock) -> Caches:
             namespace=namespace,
             label_selector=_SERVED_SELECTOR,
         ),
+        daemon=_daemon(client, namespace=namespace, clock=clock) if owns_daemon else None,
     )
+
+
+def _daemon(client: KubeClient, *, namespace: str, clock: Clock) -> DaemonCaches:
+    return DaemonCaches(
+        daemon_sets=Informer(client, DAEMON_SETS, _whole, clock=clock, namespace=namespace),
+        templates=Informer(client, POD_TEMPLATES, _whole, clock=clock, namespace=namespace),
+    )
+
+
+def _whole(content: Object) -> Object:
+    return content
 
 
 def _timed(content: Object, known: Mapping[str, Node], clock: Clock) -> Node:

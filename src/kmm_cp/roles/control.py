@@ -12,10 +12,12 @@ from kmm_cp.images.resolver import DigestResolver
 from kmm_cp.kube.client import KubeClient, Object
 from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.informer import Change, Handler, Informer, UnreadableHandler
+from kmm_cp.policy.daemonset import Wish
 from kmm_cp.policy.digests import known_digests
 from kmm_cp.policy.module_status import Rules
 from kmm_cp.policy.values import NodeState
 from kmm_cp.reconcilers.connection import ConnectionReconciler
+from kmm_cp.reconcilers.daemonset import DaemonSetReconciler
 from kmm_cp.reconcilers.gone import unless_gone
 from kmm_cp.reconcilers.label import LabelReconciler
 from kmm_cp.reconcilers.live import Live, LiveNodes, flipped
@@ -61,12 +63,19 @@ class Control:
         self._caches = caches
         self._live = live
         self._sessions = sessions
-        self._handlers = _handlers(caches, self.triggers, pins)
+        self._handlers = [
+            *_handlers(caches, self.triggers, pins),
+            *_daemon_handlers(caches, controllers),
+        ]
         self._tell_unreadable = _unreadable_teller(events)
 
     def begin(self) -> None:
         """Plan from what the caches have, and from what changes in them."""
         self.pins.adopt(known_digests(self._caches.states.store.values()))
+        for controller in self.controllers:
+            if controller.name == DAEMON_SET:
+                # Also where there is nothing yet to be told of.
+                controller.queue.add(DAEMON_SET)
         for cache, handler in self._handlers:
             cache.replay(handler)
             cache.add_handler(handler)
@@ -105,6 +114,8 @@ class Control:
             self.triggers.liveness_changed(node)
 
 
+DAEMON_SET = "daemonset"
+"""The controller's name, and its only key."""
 FRESH_SECONDS = 10.0
 """A term begins with caches that were listed within so long, or are listed then: of a watch that
 has died unnoticed a new leader would put back what another one has changed since."""
@@ -130,6 +141,19 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
+def wish_of(settings: Settings) -> Wish | None:
+    """Return the DaemonSet that an administrator wants of us; None if it is somebody else's."""
+    if not settings.daemon_template:
+        return None
+    return Wish(
+        name=settings.daemon_daemonset,
+        namespace=settings.namespace,
+        max_unavailable=settings.daemon_max_unavailable,
+        template=settings.daemon_template,
+        deployment=settings.deployment,
+    )
+
+
 def control(
     client: KubeClient,
     caches: Caches,
@@ -140,6 +164,7 @@ def control(
     rules: Callable[[], Rules],
     metrics: Metrics,
     clock: Clock,
+    daemon: Wish | None = None,
 ) -> Control:
     """Build everything for one term; nothing runs yet, and nothing listens."""
     pins = Pins(
@@ -162,7 +187,7 @@ def control(
     )
     controllers = {
         name: Controller(name, unless_gone(reconcile), clock=clock, observer=metrics)
-        for name, reconcile in _reconciles(parts).items()
+        for name, reconcile in {**_reconciles(parts), **_daemon(parts, daemon)}.items()
     }
     for controller in controllers.values():
         metrics.watch_controller(controller)
@@ -177,6 +202,35 @@ def control(
         clock=clock,
     )
     return built
+
+
+def _daemon(parts: _Parts, wish: Wish | None) -> dict[str, Reconcile[str]]:
+    """Return the reconciler of the daemon's DaemonSet, where that is ours."""
+    caches = parts.caches.daemon
+    if wish is None or caches is None:
+        return {}
+    reconciler = DaemonSetReconciler(
+        client=parts.client,
+        events=parts.events,
+        wish=wish,
+        templates=caches.templates.store,
+        daemon_sets=caches.daemon_sets.store,
+        observe=caches.daemon_sets.observe,
+    )
+    return {DAEMON_SET: reconciler.reconcile}
+
+
+def _daemon_handlers(
+    caches: Caches, controllers: Mapping[str, Controller[str]]
+) -> list[tuple[Informer[Any], Handler[Any]]]:
+    controller = controllers.get(DAEMON_SET)
+    if controller is None or caches.daemon is None:
+        return []
+
+    def changed(_change: Change[Object]) -> None:
+        controller.queue.add(DAEMON_SET)
+
+    return [(caches.daemon.templates, changed), (caches.daemon.daemon_sets, changed)]
 
 
 def _dead_replicas(parts: _Parts) -> DeadReplicas:

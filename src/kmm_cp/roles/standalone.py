@@ -19,7 +19,7 @@ from kmm_cp.kube.neighbours import Neighbours
 from kmm_cp.reconcilers.gone import unless_gone
 from kmm_cp.roles.caches import Caches
 from kmm_cp.roles.caches import caches as build_caches
-from kmm_cp.roles.control import Control, control, rules_of
+from kmm_cp.roles.control import Control, control, rules_of, wish_of
 from kmm_cp.roles.enrolment import Enrolling, enrolling
 from kmm_cp.roles.leases import Announcer, LeaseRecords
 from kmm_cp.roles.metrics import Metrics
@@ -144,7 +144,12 @@ def _wired(
         client=client,
         file=file,
         metrics=metrics,
-        caches=build_caches(client, namespace=settings.namespace, clock=clock),
+        caches=build_caches(
+            client,
+            namespace=settings.namespace,
+            clock=clock,
+            owns_daemon=bool(settings.daemon_template),
+        ),
         events=EventRecorder(client, component=COMPONENT, clock=clock),
         replica=settings.replica or socket.gethostname(),
         clock=clock,
@@ -232,6 +237,7 @@ def _candidate(base: _Base, served: Serving) -> Candidate:
             rules=lambda: rules_of(base.file.current),
             metrics=base.metrics,
             clock=base.clock,
+            daemon=wish_of(base.settings),
         )
         terms[:] = [term]
         return term

@@ -66,6 +66,11 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
             {"tls": TLS, "lease": {"name": "kmm.sigs.x-k8s.io"}},
             "name must not be kmm.sigs.x-k8s.io",
         ),
+        (
+            {"tls": TLS, "daemon_template": "kmm-daemon"},
+            "kmm-cp.yaml: daemon_daemonset: must be set where daemon_template is",
+        ),
+        ({"tls": TLS, "daemon_max_unavailable": "some"}, "it must be like 1 or 10%"),
         ([1], "must be a mapping of settings"),
         ("a: [", "kmm-cp.yaml"),
     ],

@@ -34,6 +34,15 @@ async def test_every_resource_is_watched_once() -> None:
     ]
 
 
+async def test_daemon_sets_and_templates_are_watched_where_the_daemon_is_ours() -> None:
+    built = caches(KubeCalls(), namespace="ns", clock=VirtualClock(), owns_daemon=True)
+    assert built.daemon is not None
+    own = [built.daemon.daemon_sets, built.daemon.templates]
+    assert [each.name for each in own] == ["daemonsets", "podtemplates"]
+    assert all(each._where["namespace"] == "ns" for each in own)
+    assert [each for each in own if each in built.all()] == own
+
+
 async def test_pods_and_lists_are_those_of_our_namespace_only() -> None:
     built = caches(KubeCalls(), namespace="ns", clock=VirtualClock())
     selector = ",".join(f"{key}={value}" for key, value in SERVED_LABELS.items())
