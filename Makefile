@@ -62,7 +62,7 @@ generate: $(READY) ## Write crds/ and the wire messages anew
 	$(BIN)/python docs/generate.py
 
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
-	@exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+	@PYTHONPATH=tests exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 lock: $(READY) ## Lock the versions of pyproject.toml anew
 	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header -q -o requirements.lock

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import encoding, idle, lifecycle, takeover, thresholds
+from benchmarks import crowds, encoding, idle, lifecycle, takeover, thresholds
 from benchmarks.figures import Figure, table
 from kmm_sandbox import machine, namespaces
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
+    "crowds": crowds.run,
     "encoding": encoding.run,
     "idle": idle.run,
     "lifecycle": lifecycle.run,

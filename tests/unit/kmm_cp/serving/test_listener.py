@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import ssl
@@ -264,6 +265,27 @@ async def test_pod_with_too_many_connections_loses_its_oldest_idle_one(replica: 
             replica.publish("a", target(2, ONE, TWO))
             assert (await next_update(stream)).generation == 2
         await stream.cancel()
+
+
+async def test_headers_without_end_end_the_connection(
+    replica: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def frame(kind: int, content: bytes) -> bytes:
+        return struct.pack(">I", len(content))[1:] + struct.pack(">BBI", kind, 0, 1) + content
+
+    context = client_context(replica.node("rogue"))
+    async with undisturbed(replica), raw(replica.port, context) as (reader, writer):
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        headers, continuation = 1, 9
+        field = b"\x00\x01a\x7f\x81\x7e" + b"x" * 382
+        writer.write(frame(headers, field))
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                writer.write(frame(continuation, field * 40))
+                await writer.drain()
+        await ended(reader)
+        fields = await only_line(replica, caplog)
+        assert fields["reason"] == Refusal.NO_HTTP2
 
 
 async def test_unknown_frame_is_ignored(replica: Serving) -> None:
