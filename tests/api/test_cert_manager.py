@@ -1,7 +1,6 @@
 """Certificates of real cert-manager controllers, for the volume of the daemon's own manifest."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,13 +13,11 @@ from cryptography import x509
 from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
-from kmm_sandbox.pod import DaemonPod
-from kmm_sandbox.processes import wait_until
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
-from support.certmanager import running_cert_manager
+from support.certmanager import issued, running_cert_manager
 from support.certvolume import CA, CERT, KEY, CertificateVolume
 from support.cluster import Cluster, running_cluster
-from support.csidriver import CsiVolume
+from support.csidriver import CsiVolume, manifest_attributes
 from support.fleet import Fleet, eventually, running_fleet
 from support.kmmcp import new_control_plane, prepare_cluster
 from support.simnode import PODS, SimNode
@@ -30,16 +27,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 CERT_MANAGER = f"/apis/cert-manager.io/v1/namespaces/{NAMESPACE}"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-ISSUED_SECONDS = 60.0
 _numbers = count(1)
-
-
-def attributes() -> Mapping[str, str]:
-    """Return what the daemon's manifest asks the CSI driver for."""
-    (volume,) = (one["csi"] for one in DaemonPod.read().spec["volumes"] if "csi" in one)
-    assert volume["driver"] == "csi.cert-manager.io"
-    found: Mapping[str, str] = volume["volumeAttributes"]
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +84,7 @@ class Authorities:
 
     def secret(self, name: str, unlike: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
         """Wait for a Secret that has a certificate, and another one than before."""
-        old = (unlike or {}).get(CERT)
-
-        def content() -> dict[str, bytes]:
-            data = (self.cluster.api.find(f"{SECRETS}/{name}") or {}).get("data") or {}
-            return {key: base64.b64decode(value) for key, value in data.items()}
-
-        def there() -> bool:
-            return CERT in content() and content()[CERT] != old
-
-        wait_until(there, seconds=ISSUED_SECONDS, what=f"Secret {name}")
-        return content()
+        return issued(self.cluster.api, f"{SECRETS}/{name}", unlike)
 
     def trusted(self, *names: str) -> bytes:
         """Return what a bundle of these authorities holds."""
@@ -133,7 +111,7 @@ class Mounts:
         made = CsiVolume(
             api=self.fleet.api,
             pod=self.fleet.api.get(f"{PODS}/{node.pod}"),
-            attributes={**attributes(), **changed},
+            attributes={**manifest_attributes(), **changed},
             directory=self.fleet.directory / node.name / "tls",
         )
         made.publish()
@@ -268,7 +246,7 @@ async def test_authority_rotated_with_overlap_refuses_nobody(mounts: Mounts) -> 
     new_volume = CsiVolume(
         api=fleet.api,
         pod=old_volume.pod,
-        attributes={**attributes(), "csi.cert-manager.io/issuer-name": new},
+        attributes={**manifest_attributes(), "csi.cert-manager.io/issuer-name": new},
         directory=old_volume.directory,
     )
     await asyncio.to_thread(new_volume.publish)

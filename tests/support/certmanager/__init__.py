@@ -1,75 +1,120 @@
-"""cert-manager's own controllers against a real API server: built once for a machine."""
+"""cert-manager's own controllers, cainjector and webhook against a real API server."""
 
-import hashlib
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kmm_sandbox.binaries import cache_directory, only_builder, pinned_version
-from kmm_sandbox.gobuild import Build, build
-from kmm_sandbox.gotoolchain import find_go
-from kmm_sandbox.processes import Launcher, Process
+from kmm_sandbox.kubeapi import KubeApi, Object
+from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
+from support.certvolume import CERT
 from support.cluster import Cluster
+from support.goprogram import GoProgram
+from support.kmmcp import free_port
 
-MODULE = "github.com/cert-manager/cert-manager"
-SOURCE = Path(__file__).parent
-PROGRAM, CRDS = "cert-manager", "crds"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertManager:
-    """A program and the CustomResourceDefinitions that it is for."""
-
-    program: Path
-    crds: tuple[Path, ...]
+NAMESPACE = "cert-manager"
+_SECRET = "cert-manager-webhook-ca"
+_UPSTREAM = "github.com/cert-manager/cert-manager"
+_HOOKS = "/apis/admissionregistration.k8s.io/v1"
+READY_SECONDS = 60.0
 
 
-def find_cert_manager(progress: Progress) -> CertManager:
-    """Return it; build it first, for some minutes, if this machine has none."""
-    directory = cache_directory() / f"cert-manager-{_version()}-{_fingerprint()}"
-    with only_builder(directory, progress):
-        if not (directory / PROGRAM).exists():
-            _fill(directory, progress)
-    crds = tuple(sorted((directory / CRDS).glob("*.yaml")))
-    return CertManager(program=directory / PROGRAM, crds=crds)
+def _program(name: str, package: str) -> GoProgram:
+    source = Path(__file__).parent
+    return GoProgram(name=name, source=source, package=package, upstream=_UPSTREAM)
 
 
-def _version() -> str:
-    return pinned_version(MODULE, (SOURCE / "go.mod").read_text())
-
-
-def _fingerprint() -> str:
-    texts = [(SOURCE / name).read_bytes() for name in ("main.go", "go.mod")]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
-
-
-def _fill(directory: Path, progress: Progress) -> None:
-    go = find_go(cache_directory(), progress)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
-        build(go, Build(module=SOURCE, packages={PROGRAM: "."}), Path(scratch), progress)
-        shutil.copytree(_sources(go) / "deploy/crds", directory / CRDS, dirs_exist_ok=True)
-        # Last: whoever finds the program finds everything.
-        (Path(scratch) / PROGRAM).replace(directory / PROGRAM)
-
-
-def _sources(go: Path) -> Path:
-    argv = [str(go), "-C", str(SOURCE), "list", "-m", "-f", "{{.Dir}}", MODULE]
-    return Path(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip())
+CONTROLLER = _program("cert-manager", "./controller")
+CAINJECTOR = _program("cert-manager-cainjector", "./cainjector")
+WEBHOOK = _program("cert-manager-webhook", "./webhook")
 
 
 @contextmanager
-def running_cert_manager(cluster: Cluster, directory: Path) -> Iterator[Process]:
-    """Install its definitions and run its controllers until the end of the block."""
-    found = find_cert_manager(Progress())
+def running_cert_manager(
+    cluster: Cluster, directory: Path, *, approver: bool = True, kubeconfig: Path | None = None
+) -> Iterator[Process]:
+    """Install its definitions and run its controllers until the end of the block.
+
+    Without its own `approver` somebody else has to approve what is to be signed. `kubeconfig` is
+    an administrator's unless another is named.
+    """
+    found = CONTROLLER.find(Progress())
     cluster.kubectl.apply_crds(found.crds)
-    cluster.api.ensure("/api/v1/namespaces", {"metadata": {"name": "cert-manager"}})
-    argv = [str(found.program), "--kubeconfig", str(cluster.kubeconfig)]
-    process = Launcher(logs=directory, leashed=True).start(PROGRAM, argv)
+    cluster.api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    arguments = ["--kubeconfig", str(kubeconfig or cluster.kubeconfig)]
+    if not approver:
+        arguments.append("--approver=false")
+    with running(CONTROLLER, directory, *arguments) as process:
+        yield process
+
+
+@contextmanager
+def running_webhook(cluster: Cluster, directory: Path) -> Iterator[None]:
+    """Have requests say who made them, and approvals judged by the rights of who approves."""
+    port = free_port()
+    kubeconfig = ("--kubeconfig", str(cluster.kubeconfig))
+    serving = ("--port", str(port), "--secret", _SECRET)
+    with ExitStack() as stack:
+        for program, arguments in ((WEBHOOK, serving), (CAINJECTOR, ())):
+            stack.enter_context(running(program, directory, *kubeconfig, *arguments))
+        for kind, hook in _hooks(port).items():
+            inject_authority(cluster.api, kind, "cert-manager-webhook", _SECRET, hook)
+        yield
+
+
+def _hooks(port: int) -> dict[str, Object]:
+    """Return what cert-manager's chart has them called for, by kind of configuration."""
+    common = {
+        "name": "webhook.cert-manager.io",
+        "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+    }
+    rule = {"apiGroups": ["cert-manager.io"], "apiVersions": ["v1"]}
+    made = {**rule, "operations": ["CREATE"], "resources": ["certificaterequests"]}
+    any_ = {**rule, "operations": ["CREATE", "UPDATE"], "resources": ["*/*"]}
+    url = f"https://localhost:{port}"
+    return {
+        "Mutating": {**common, "clientConfig": {"url": f"{url}/mutate"}, "rules": [made]},
+        "Validating": {**common, "clientConfig": {"url": f"{url}/validate"}, "rules": [any_]},
+    }
+
+
+def inject_authority(api: KubeApi, kind: str, name: str, secret: str, hook: Object) -> None:
+    """Configure a webhook, and wait for cainjector to write by which authority it is known."""
+    path = f"{_HOOKS}/{kind.lower()}webhookconfigurations"
+    annotation = {"cert-manager.io/inject-ca-from-secret": f"{NAMESPACE}/{secret}"}
+    metadata = {"name": name, "annotations": annotation}
+    api.create(path, {"metadata": metadata, "webhooks": [hook]})
+
+    def injected() -> bool:
+        (configured,) = api.get(f"{path}/{name}")["webhooks"]
+        return bool(configured["clientConfig"].get("caBundle"))
+
+    wait_until(injected, seconds=READY_SECONDS, what=f"authority of {kind} webhook {name}")
+
+
+def issued(api: KubeApi, path: str, unlike: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Wait for a Secret that has a certificate, and another one than before; return its data."""
+    old = (unlike or {}).get(CERT)
+
+    def content() -> dict[str, bytes]:
+        data = (api.find(path) or {}).get("data") or {}
+        return {key: base64.b64decode(value) for key, value in data.items()}
+
+    def there() -> bool:
+        return CERT in content() and content()[CERT] != old
+
+    wait_until(there, seconds=READY_SECONDS, what=f"Secret {path}")
+    return content()
+
+
+@contextmanager
+def running(program: GoProgram, directory: Path, *arguments: str) -> Iterator[Process]:
+    """Run a program until the end of the block, at which it must still be alive."""
+    argv = [str(program.find(Progress()).program), *arguments]
+    process = Launcher(logs=directory, leashed=True).start(program.name, argv)
     try:
         yield process
         process.require_alive()

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/cert-manager/cert-manager/pkg/controller"
-	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
+	certificaterequests "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/selfsigned"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/issuing"
@@ -29,15 +29,16 @@ import (
 
 func main() {
 	kubeconfig := flag.String("kubeconfig", "", "file")
+	approver := flag.Bool("approver", true, "approve every request; else somebody else has to")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(ctx, *kubeconfig); err != nil {
+	if err := run(ctx, *kubeconfig, *approver); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, kubeconfig string) error {
+func run(ctx context.Context, kubeconfig string, approver bool) error {
 	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
 		Kubeconfig:         kubeconfig,
 		KubernetesAPIQPS:   50,
@@ -55,7 +56,10 @@ func run(ctx context.Context, kubeconfig string) error {
 	if err != nil {
 		return err
 	}
-	for _, construct := range controller.Known() {
+	for name, construct := range controller.Known() {
+		if name == certificaterequests.ControllerName && !approver {
+			continue
+		}
 		one, err := construct(factory)
 		if err != nil {
 			return err

@@ -1,0 +1,63 @@
+"""Go programs that only tests need, of modules with pinned versions: built once for a machine."""
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmm_sandbox.binaries import cache_directory, only_builder, pinned_version
+from kmm_sandbox.gobuild import Build, build
+from kmm_sandbox.gotoolchain import find_go
+from kmm_sandbox.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A program and the CustomResourceDefinitions that it is for."""
+
+    program: Path
+    crds: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoProgram:
+    """What it is built from."""
+
+    name: str
+    source: Path
+    """Directory with go.mod and go.sum."""
+    package: str
+    """Of that module, or of one that it requires as a tool."""
+    upstream: str
+    """The module whose version it has, and whose deploy/crds come along."""
+
+    def find(self, progress: Progress) -> Built:
+        """Return it; build it first, for some minutes, if this machine has none."""
+        version = pinned_version(self.upstream, (self.source / "go.mod").read_text())
+        directory = cache_directory() / f"{self.name}-{version}-{self._fingerprint()}"
+        with only_builder(directory, progress):
+            if not (directory / self.name).exists():
+                self._fill(directory, progress)
+        crds = tuple(sorted((directory / "crds").glob("*.yaml")))
+        return Built(program=directory / self.name, crds=crds)
+
+    def _fingerprint(self) -> str:
+        files = [*sorted((self.source / self.package).glob("*.go")), self.source / "go.mod"]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+    def _fill(self, directory: Path, progress: Progress) -> None:
+        go = find_go(cache_directory(), progress)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
+            job = Build(module=self.source, packages={self.name: self.package})
+            build(go, job, Path(scratch), progress)
+            crds = self._sources(go) / "deploy/crds"
+            shutil.copytree(crds, directory / "crds", dirs_exist_ok=True)
+            # Last: whoever finds the program finds everything.
+            (Path(scratch) / self.name).replace(directory / self.name)
+
+    def _sources(self, go: Path) -> Path:
+        argv = [str(go), "-C", str(self.source), "list", "-m", "-f", "{{.Dir}}", self.upstream]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        return Path(done.stdout.strip())
