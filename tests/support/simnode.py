@@ -93,6 +93,8 @@ class SimNode:
     directory: Path
     kernel: SimKernel = field(default_factory=SimKernel)
     retry: Backoff = field(default_factory=lambda: Backoff(0.3, 1.0))
+    server_name: str = "localhost"
+    """What the control plane's certificate must name."""
     lines: list[Line] = field(default_factory=list, repr=False)
     """The facts that its daemons logged."""
     link: LinkClient | None = None
@@ -182,7 +184,7 @@ class SimNode:
             told=metrics,
             clock=clock,
             version=_VERSION,
-            server_name="localhost",
+            server_name=self.server_name,
             backoff=Backoff(0.1, 0.5),
         )
         context = contextvars.copy_context()

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from kmm_sandbox.kubeapi import KubeApi, Object
@@ -56,11 +57,30 @@ def running_webhook(cluster: Cluster, directory: Path) -> Iterator[None]:
     kubeconfig = ("--kubeconfig", str(cluster.kubeconfig))
     serving = ("--port", str(port), "--secret", _SECRET)
     with ExitStack() as stack:
-        for program, arguments in ((WEBHOOK, serving), (CAINJECTOR, ())):
+        processes = [
             stack.enter_context(running(program, directory, *kubeconfig, *arguments))
-        for kind, hook in _hooks(port).items():
-            inject_authority(cluster.api, kind, "cert-manager-webhook", _SECRET, hook)
+            for program, arguments in ((WEBHOOK, serving), (CAINJECTOR, ()))
+        ]
+        annotation = {"cert-manager.io/inject-ca-from-secret": f"{NAMESPACE}/{_SECRET}"}
+        metadata = {"name": "cert-manager-webhook", "annotations": annotation}
+        hooks = _hooks(port)
+        for kind, hook in hooks.items():
+            body = {"metadata": metadata, "webhooks": [hook]}
+            cluster.api.create(f"{_HOOKS}/{kind}webhookconfigurations", body)
+
+        def injected() -> bool:
+            for process in processes:
+                process.require_alive()
+            return all(map(partial(_has_authority, cluster.api), hooks))
+
+        wait_until(injected, seconds=READY_SECONDS, what="authority of cert-manager's webhooks")
         yield
+
+
+def _has_authority(api: KubeApi, kind: str) -> bool:
+    path = f"{_HOOKS}/{kind}webhookconfigurations/cert-manager-webhook"
+    (configured,) = api.get(path)["webhooks"]
+    return bool(configured["clientConfig"].get("caBundle"))
 
 
 def _hooks(port: int) -> dict[str, Object]:
@@ -76,23 +96,9 @@ def _hooks(port: int) -> dict[str, Object]:
     any_ = {**rule, "operations": ["CREATE", "UPDATE"], "resources": ["*/*"]}
     url = f"https://localhost:{port}"
     return {
-        "Mutating": {**common, "clientConfig": {"url": f"{url}/mutate"}, "rules": [made]},
-        "Validating": {**common, "clientConfig": {"url": f"{url}/validate"}, "rules": [any_]},
+        "mutating": {**common, "clientConfig": {"url": f"{url}/mutate"}, "rules": [made]},
+        "validating": {**common, "clientConfig": {"url": f"{url}/validate"}, "rules": [any_]},
     }
-
-
-def inject_authority(api: KubeApi, kind: str, name: str, secret: str, hook: Object) -> None:
-    """Configure a webhook, and wait for cainjector to write by which authority it is known."""
-    path = f"{_HOOKS}/{kind.lower()}webhookconfigurations"
-    annotation = {"cert-manager.io/inject-ca-from-secret": f"{NAMESPACE}/{secret}"}
-    metadata = {"name": name, "annotations": annotation}
-    api.create(path, {"metadata": metadata, "webhooks": [hook]})
-
-    def injected() -> bool:
-        (configured,) = api.get(f"{path}/{name}")["webhooks"]
-        return bool(configured["clientConfig"].get("caBundle"))
-
-    wait_until(injected, seconds=READY_SECONDS, what=f"authority of {kind} webhook {name}")
 
 
 def issued(api: KubeApi, path: str, unlike: Mapping[str, bytes] | None = None) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"flag"
 	"log"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -23,10 +24,14 @@ import (
 )
 
 func main() {
-	kubeconfig := flag.String("kubeconfig", "", "file")
-	port := flag.Int("port", 0, "on loopback")
-	secret := flag.String("secret", "", "of namespace cert-manager, made by it: its authority")
-	flag.Parse()
+	// controller-runtime has a --kubeconfig of its own among the flags of the process.
+	flags := flag.NewFlagSet(os.Args[0], flag.ExitOnError)
+	kubeconfig := flags.String("kubeconfig", "", "file")
+	port := flags.Int("port", 0, "on loopback")
+	secret := flags.String("secret", "", "of namespace cert-manager, made by it: its authority")
+	if err := flags.Parse(os.Args[1:]); err != nil {
+		log.Fatal(err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := run(ctx, *kubeconfig, *port, *secret); err != nil {
@@ -65,6 +70,8 @@ func run(ctx context.Context, kubeconfig string, port int, secret string) error 
 	if err := manager.Add(made.CertificateSource); err != nil {
 		return err
 	}
+	// Only one that is asked for is started.
+	server = manager.GetWebhookServer()
 	server.Register("/mutate", admission.NewCustomMutationWebhook(made.MutationWebhook))
 	server.Register("/validate", admission.NewCustomValidationWebhook(manager.GetScheme(), made.ValidationWebhook))
 	return manager.Start(ctx)
