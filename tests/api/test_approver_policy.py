@@ -108,12 +108,12 @@ def conditions(request: Object) -> dict[str, tuple[str, str]]:
 
 def requests_of(api: KubeApi, certificate: str) -> list[Object]:
     """Return the requests that cert-manager made for a Certificate."""
-    name = "cert-manager.io/certificate-name"
-    return [
-        one
-        for one in api.items(REQUESTS)
-        if one["metadata"]["annotations"].get(name) == certificate
-    ]
+
+    def its(request: Object) -> bool:
+        annotations = request["metadata"].get("annotations", {})
+        return bool(annotations.get("cert-manager.io/certificate-name") == certificate)
+
+    return [request for request in api.items(REQUESTS) if its(request)]
 
 
 async def until(look: Callable[[], Object | None]) -> Object:
