@@ -27,7 +27,7 @@ from support.verdict import TALLY
 
 T = TypeVar("T")
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 KMM = "/apis/kmm.sigs.x-k8s.io/v1beta1"
 STATES = f"{KMM}/nodemodulesstates"
 SERVED = "kmm.node.kubernetes.io/list=served"

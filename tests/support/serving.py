@@ -32,7 +32,7 @@ from kmm_daemon.link.trouble import Endpoint
 from kmm_sandbox.pki import TRUST_DOMAIN
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT, Certificates, pod_of
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def facts(node: str, *, scheduled: str | None = None, **changes: Any) -> PodFacts:
