@@ -175,7 +175,7 @@ class Journey:
             with self.sandbox.progress.step(name):
                 action()
         except (KmmError, OSError, KeyboardInterrupt) as error:
-            told = str(error)[:2000] or "interrupted"
+            told = verdict.told(error)
             self.sandbox.progress.say(f"{name}: failed: {told}")
             self.steps.append({"step": name, "error": told})
             return False

@@ -6,6 +6,7 @@ from pathlib import Path
 
 FILE = "verdict.json"
 """Its name in the sandbox's directory."""
+TOLD_CHARACTERS = 2000
 
 
 def leave(directory: Path, verdict: Mapping[str, object]) -> None:
@@ -26,3 +27,13 @@ def line(directory: Path) -> str:
     if path.exists():
         return path.read_text()
     return json.dumps(failure("the sandbox ended without a verdict"))
+
+
+def told(error: BaseException) -> str:
+    """Return what a step failed with; an interruption may come as what it broke on its way."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return "interrupted"
+        cause = cause.__cause__ or cause.__context__
+    return str(error)[:TOLD_CHARACTERS]
