@@ -42,7 +42,7 @@ RELOADABLE = _Reloadable()
 class Strict(BaseModel):
     """Base of settings: unknown names are refused. A text under a field is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ProgramSettings(Strict):

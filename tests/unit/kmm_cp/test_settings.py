@@ -1,6 +1,7 @@
 """Which settings of the control plane are taken, and what is said about others."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
         ({"tls": TLS, "listen": ":65536"}, "the port is above 65535"),
         ({"tls": TLS, "tolerated_failures": "-1"}, "it must be like 3 or 10%"),
         ({"tls": TLS, "disconnected_seconds": 0}, "disconnected_seconds: Input should be greater"),
+        ({"tls": TLS, "disconnected_seconds": math.inf}, "disconnected_seconds: "),
+        ('{"tls": {}, "disconnected_seconds": Infinity}', "disconnected_seconds: "),
         (
             {"tls": TLS, "namespace": "Not_A"},
             "namespace: 'Not_A' is not taken; it must be like kmm",
