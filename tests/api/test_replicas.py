@@ -13,6 +13,7 @@ from support.fleet import Fleet, eventually, running_fleet
 from support.kmmcp import KmmCp
 from support.replicas import PATIENT, Replicas, new_replicas
 from support.serving import DEADLINE, dialled, request, watch
+from support.simnode import SimNode
 
 _numbers = count(1)
 
@@ -64,16 +65,21 @@ async def test_all_serve_and_one_leads(pair: Fleet, replicas: Replicas) -> None:
     assert len(nodes) == 3
 
 
-async def test_daemons_move_between_replicas_without_a_reload_or_a_write(
-    pair: Fleet, replicas: Replicas
-) -> None:
+async def at_rest(pair: Fleet) -> tuple[list[SimNode], int]:
+    """Return nodes that have a Module, and where the audit log is once nothing more is written."""
     nodes = await pair.three()
     await pair.apply()
     await pair.loaded()
     await pair.condition("Ready", reason="Ready")
     await pair.settled()
     await pair.reconciled()
-    start = pair.audit_position()
+    return nodes, pair.audit_position()
+
+
+async def test_daemons_move_between_replicas_without_a_reload_or_a_write(
+    pair: Fleet, replicas: Replicas
+) -> None:
+    nodes, start = await at_rest(pair)
     names = {node.name for node in nodes}
     for replica in (*replicas.all, *replicas.all):
         replicas.balancer.ports = [replica.port]
@@ -115,13 +121,7 @@ async def test_leader_that_ends_hands_over_and_no_change_is_missed(
 async def test_rolling_restart_of_all_replicas_writes_nothing(
     pair: Fleet, replicas: Replicas
 ) -> None:
-    nodes = await pair.three()
-    await pair.apply()
-    await pair.loaded()
-    await pair.condition("Ready", reason="Ready")
-    await pair.settled()
-    await pair.reconciled()
-    start = pair.audit_position()
+    nodes, start = await at_rest(pair)
     for replica in replicas.all:
         await asyncio.to_thread(replica.restart)
     await asyncio.to_thread(replicas.leader)
