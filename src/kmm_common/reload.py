@@ -1,6 +1,5 @@
 """Settings that are taken while a program runs: its file is looked at now and then."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,8 @@ class SettingsFile(Generic[S]):
         """Look at the file until cancelled."""
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            self.take(await asyncio.to_thread(_content, self._path))
+            # A small file of this node, in memory for a ConfigMap: a thread would cost more.
+            self.take(_content(self._path))
 
     def take(self, content: bytes | None) -> None:
         """Take a new content of the file, None if it cannot be read; what is wrong changes nothing.

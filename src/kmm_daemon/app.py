@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmm_common.clock import Clock, SystemClock
 from kmm_common.desired import ModuleRef
@@ -24,15 +24,17 @@ from kmm_daemon.kernel.modprobe import KernelPlaces, ModprobeKernel
 from kmm_daemon.kernel.runner import Deadline, Programs, Runner
 from kmm_daemon.link.client import LinkClient
 from kmm_daemon.link.ports import Told
-from kmm_daemon.link.renewal import Enrolling, Renewal
 from kmm_daemon.lock import only_one
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.sessionnote import SessionNotes
 from kmm_daemon.settings import Settings
 
+if TYPE_CHECKING:
+    from kmm_daemon.link.renewal import Renewal
+
 logger = logging.getLogger(__name__)
 
-THREADS = 4
+THREADS = 3
 """For what blocks, as files, names and locks of the kernel. Left to itself, asyncio has as many as
 the node has cores, up to 32, and each keeps memory."""
 
@@ -157,9 +159,12 @@ def _pace(settings: Settings) -> Pace:
     return Pace(drift_check=settings.drift_check_seconds)
 
 
-def _renewal(settings: Settings, told: Told, metrics: Metrics, clock: Clock) -> Renewal | None:
+def _renewal(settings: Settings, told: Told, metrics: Metrics, clock: Clock) -> "Renewal | None":
     if settings.enrol is None:
         return None
+    # Here, since with cert-manager a daemon has no use for it.
+    from kmm_daemon.link.renewal import Enrolling, Renewal
+
     enrolling = Enrolling(
         server=settings.enrol.server,
         server_name=settings.server_name or host_and_port(settings.server)[0] or "localhost",
@@ -177,7 +182,7 @@ async def ran(argv: Sequence[str]) -> str:
     return done.stderr.strip() or f"the program that enrols ended with {done.exit_code}"
 
 
-def _linked(link: LinkClient, renewal: Renewal | None) -> tuple[Part, ...]:
+def _linked(link: LinkClient, renewal: "Renewal | None") -> tuple[Part, ...]:
     if renewal is None:
         return (link.run,)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kmm_common.program import run_program
 from kmm_common.reload import SettingsFile
-from kmm_daemon import app, settings, status
+from kmm_daemon import app, settings
 from kmm_daemon.settings import Settings
 
 DESCRIPTION = "KMM's daemon of one node; `kmm-daemon status` tells what it knows"
@@ -28,6 +28,9 @@ def _run(file: SettingsFile[Settings]) -> None:
 
 
 def _tell(file: SettingsFile[Settings]) -> None:
+    # Here, since a daemon that runs has no use for it.
+    from kmm_daemon import status
+
     sys.stdout.write(f"{status.as_text(asyncio.run(status.look(file.current)))}\n")
 
 

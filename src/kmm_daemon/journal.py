@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from kmm_common.desired import DesiredModule
 from kmm_common.errors import TransientError
@@ -46,12 +47,9 @@ class UnusableJournalError(Exception):
     """The journal is damaged, of another boot, or of a newer daemon: it is not replayed."""
 
 
-_MEMORY: TypeAdapter[Memory] = TypeAdapter(Memory)
-
-
 def encode(memory: Memory, boot_id: str) -> bytes:
     """Return the journal's content, stamped with format, boot and checksum."""
-    body = _MEMORY.dump_python(memory, mode="json")
+    body = to_jsonable_python(memory)
     stamp = {"format": FORMAT, "boot_id": boot_id, "sha256": _checksum(body), "body": body}
     return json.dumps(stamp).encode()
 
@@ -66,8 +64,10 @@ def decode(content: bytes, boot_id: str) -> Memory:
     body = stamp.get("body")
     if stamp.get("sha256") != _checksum(body):
         raise UnusableJournalError("checksum differs")
+    # Built for this once a start: it would stay in the memory of every idle daemon.
+    adapter: TypeAdapter[Memory] = TypeAdapter(Memory)
     try:
-        return _MEMORY.validate_json(json.dumps(body), strict=True)
+        return adapter.validate_json(json.dumps(body), strict=True)
     except ValidationError as error:
         raise UnusableJournalError(f"not a journal: {error.error_count()} wrong fields") from error
 

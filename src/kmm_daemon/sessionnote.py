@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from kmm_common.clock import Clock, rfc3339
 from kmm_common.logs import log
@@ -23,9 +24,6 @@ class SessionNote:
     """RFC 3339."""
     problem: str = ""
     """Why there is none, or was none at the last attempt."""
-
-
-_NOTE: TypeAdapter[SessionNote] = TypeAdapter(SessionNote)
 
 
 class SessionNotes:
@@ -49,7 +47,7 @@ class SessionNotes:
     def _write(self, note: SessionNote) -> None:
         partial = self._path.with_suffix(".partial")
         try:
-            partial.write_bytes(_NOTE.dump_json(note))
+            partial.write_bytes(to_json(note))
             partial.replace(self._path)
         except OSError as error:
             log(logger, logging.WARNING, "session not noted", error=str(error))
@@ -58,6 +56,6 @@ class SessionNotes:
 def read(run_dir: Path) -> SessionNote | None:
     """Return the note of the last daemon that ran; None if there is none that can be read."""
     try:
-        return _NOTE.validate_json((run_dir / NAME).read_bytes())
+        return TypeAdapter(SessionNote).validate_json((run_dir / NAME).read_bytes())
     except (OSError, ValidationError):
         return None

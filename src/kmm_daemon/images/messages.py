@@ -1,10 +1,13 @@
 """What the daemon and its image worker say to each other: JSON, one message a line."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.oci.credentials import RegistryCredential
@@ -105,33 +108,45 @@ class Unusable:
 Request = Open | Prepare | Withdraw | Credentials
 Answer = Ready | Failed | Ask | Alive | Unusable
 
-_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
-_ANSWER: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
+
+Reader = Callable[..., T]
+
+
+# Each process keeps what it reads by, and of that not the adapter: all of it would stay in the
+# memory of an idle daemon.
+@cache
+def _requests() -> Reader[Request]:
+    return TypeAdapter(Annotated[Request, Field(discriminator="kind")]).validator.validate_json
+
+
+@cache
+def _answers() -> Reader[Answer]:
+    return TypeAdapter(Annotated[Answer, Field(discriminator="kind")]).validator.validate_json
 
 
 def encode_request(request: Request) -> bytes:
     """Return a line for the worker; it may hold secrets."""
-    return _REQUEST.dump_json(request) + b"\n"
+    return to_json(request) + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
     """Return what the daemon said. Raises MessageError."""
-    return _decoded(_REQUEST, line)
+    return _decoded(_requests(), line)
 
 
 def encode_answer(answer: Answer) -> bytes:
     """Return a line for the daemon."""
-    return _ANSWER.dump_json(answer) + b"\n"
+    return to_json(answer) + b"\n"
 
 
 def decode_answer(line: bytes) -> Answer:
     """Return what the worker said, which the daemon does not trust. Raises MessageError."""
-    return _decoded(_ANSWER, line)
+    return _decoded(_answers(), line)
 
 
-def _decoded(adapter: TypeAdapter[T], line: bytes) -> T:
+def _decoded(read: Reader[T], line: bytes) -> T:
     try:
-        return adapter.validate_json(line, strict=True)
+        return read(line, strict=True)
     except ValidationError as error:
         # Without the input: it may hold a secret.
         kinds = ", ".join(

@@ -14,7 +14,6 @@ from kmm_daemon.kernel.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_LEDGER: TypeAdapter[Ledger] = TypeAdapter(Ledger)
 
 
 class LedgerFile:
@@ -29,7 +28,7 @@ class LedgerFile:
             stamped = json.loads(self._path.read_bytes())
             if not isinstance(stamped, dict) or stamped.get("format") != FORMAT:
                 raise ValueError("of another format")
-            return _LEDGER.validate_python(stamped.get("ledger"))
+            return TypeAdapter(Ledger).validate_python(stamped.get("ledger"))
         except FileNotFoundError:
             return Ledger()
         except (ValueError, ValidationError, RecursionError) as error:

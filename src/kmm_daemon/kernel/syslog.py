@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 READ_ALL = 3
 WINDOW_BYTES = 64 * 1024
@@ -26,25 +26,29 @@ class Tail:
     def __init__(self, read: Callable[[], bytes] = read_all) -> None:
         """Raises OSError where the log may not be read."""
         self._read = read
-        self._seen = read().splitlines()
+        self._seen = read()
 
-    def lines(self) -> tuple[bytes, ...]:
+    def lines(self) -> list[bytes]:
         """Return what was logged since the last call. Raises OSError."""
-        now = self._read().splitlines()
+        now = self._read()
         before, self._seen = self._seen, now
-        return tuple(added(before, now))
+        return added(before, now).splitlines()
 
 
-def added(before: Sequence[bytes], now: Sequence[bytes]) -> Sequence[bytes]:
+def added(before: bytes, now: bytes) -> bytes:
     """Return the lines that a log, which forgets its oldest lines, has now and had not before.
 
-    The last line of before may have grown since; then it is one of them.
+    The last line of before may have grown since; then it is one of them. Neither log is made a
+    list: as many objects, for each module that is loaded at a time, are what a daemon grows by.
     """
-    for start, line in enumerate(before):
-        if line not in now[:1] and start + 1 < len(before):
-            continue
+    before = before.removesuffix(b"\n")
+    start = 0
+    while True:
         kept = before[start:]
-        if kept[:-1] == now[: len(kept) - 1]:
-            grown = now[len(kept) - 1 : len(kept)] != kept[-1:]
-            return now[len(kept) - grown :]
-    return now
+        if now.startswith(kept):
+            rest = now[len(kept) :]
+            grown = rest[:1] not in (b"", b"\n")
+            return now[kept.rfind(b"\n") + 1 :] if grown else rest[1:]
+        start = before.find(b"\n", start) + 1
+        if start == 0:
+            return now
