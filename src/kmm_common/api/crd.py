@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from kmm_common.api import names, rules, schema
+from kmm_common.api import cel, names, rules, schema
 from kmm_common.api.meta import Condition
 from kmm_common.api.module import ModuleSpec, ModuleStatus
 from kmm_common.api.nodemodulesstate import (
@@ -196,24 +196,37 @@ def _add_rules(spec: Json) -> None:
     """Put the validation rules at the schemas that they look at."""
     properties = spec["properties"]
     container = properties["moduleLoader"]["properties"]["container"]
-    properties["tolerations"]["items"]["x-kubernetes-validations"] = rules.TOLERATION
-    spec["x-kubernetes-validations"] = rules.SPEC
-    container["x-kubernetes-validations"] = rules.CONTAINER
-    inside = container["properties"]
-    inside["kernelMappings"]["items"]["x-kubernetes-validations"] = rules.MAPPING
-    inside["modprobe"]["x-kubernetes-validations"] = rules.MODPROBE
-    for part in ("devicePlugin", "dra"):
-        volume = properties[part]["properties"]["volumes"]["items"]
-        host_path = {"type": "string", "maxLength": 1024}
-        volume["properties"] = {
-            "name": {"type": "string", "maxLength": 63},
-            "hostPath": {
-                "type": "object",
-                "required": ["path"],
-                "properties": {"path": host_path, "type": {"type": "string", "maxLength": 32}},
-            },
-        }
-        volume["x-kubernetes-validations"] = rules.VOLUME
+    _put(spec, rules.SPEC)
+    _put(properties["tolerations"], rules.TOLERATIONS)
+    _put(container, rules.CONTAINER)
+    mappings = container["properties"]["kernelMappings"]
+    _put(mappings, rules.MAPPINGS)
+    _put(mappings["items"], rules.MAPPING)
+    _put(container["properties"]["modprobe"], rules.MODPROBE)
+    dra = properties["dra"]["properties"]
+    _put(dra["driverName"], rules.DRIVER_NAME)
+    _put(dra["deviceClasses"], rules.DEVICE_CLASSES)
+    plugin = properties["devicePlugin"]["properties"]
+    for volumes in (plugin["volumes"], dra["volumes"]):
+        _add_host_path(volumes["items"])
+    _put(plugin["volumes"], rules.DEVICE_PLUGIN_VOLUMES)
+
+
+def _put(schema: Json, found: list[cel.Rule]) -> None:
+    schema["x-kubernetes-validations"] = found
+
+
+def _add_host_path(volume: Json) -> None:
+    """Name the fields of a volume that rules look at; all others are kept as they are."""
+    host_path = {"type": "string", "maxLength": 1024}
+    volume["properties"] = {
+        "name": {"type": "string", "maxLength": 63},
+        "hostPath": {
+            "type": "object",
+            "required": ["path"],
+            "properties": {"path": host_path, "type": {"type": "string", "maxLength": 32}},
+        },
+    }
 
 
 class _Dumper(yaml.SafeDumper):

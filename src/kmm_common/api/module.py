@@ -83,7 +83,7 @@ class Sign(ApiModel):
     cert_secret: LocalObjectReference | None = None
     """Secret that holds the certificate under the key `cert`."""
     files_to_sign: Annotated[tuple[DirPath, ...], Field(max_length=64)] = ()
-    """Paths of the modules in the image; all of them if empty."""
+    """Paths of the modules in the image, below modprobe.dirName; at least one."""
 
 
 class KernelMapping(ApiModel):

@@ -1,88 +1,57 @@
 """Validation rules of the Module CRD in CEL, with upstream's texts where upstream has the rule.
 
-A rule stands at the schema it looks at; the API server adds the field's path to its message.
+A rule stands at the schema it looks at; the API server puts the field's path before its text.
 Invalid regular expressions are refused by evaluating them: CEL's matches() is RE2, as upstream's,
 and the server's own error text says what is wrong.
+
+What a Module's name or a namespace's deletion breaks is in manifests/base/admission.yaml.
 """
 
-from typing import Any
+from kmm_common.api.cel import each, rule, telling
 
-Rule = dict[str, Any]
-
+_TOLERATION = "failed to validate Module's tolerations: Toleration[{i}] "
+_DRA = "failed to validate DRA: "
 _MAPPINGS = "failed to validate kernel mappings: "
 _MODPROBE = "failed to validate modprobe: "
-_TOLERATIONS = "failed to validate Module's tolerations: "
 
 
-def rule(expression: str, message: str) -> Rule:
-    return {"rule": expression, "message": message}
+def _set(field: str, of: str = "self") -> str:
+    return f"(has({of}.{field}) && {of}.{field} != '')"
 
 
-def telling(expression: str, message_expression: str, fallback: str) -> Rule:
-    """Return a rule whose message is computed; `fallback` stands if that fails."""
-    return {"rule": expression, "messageExpression": message_expression, "message": fallback}
+def _some(field: str, of: str = "self") -> str:
+    return f"(has({of}.{field}) && size({of}.{field}) > 0)"
 
 
-def _set(field: str) -> str:
-    return f"has(self.{field}) && self.{field} != ''"
-
-
-def _some(field: str) -> str:
-    return f"has(self.{field}) && size(self.{field}) > 0"
-
-
-_IN_TREE = f"!(({_set('inTreeModuleToRemove')}) && ({_some('inTreeModulesToRemove')}))"
-_PATH_ESCAPES = r"matches('(^|/)\\.\\.(/|$)')"
-_IMAGE = "!has(self.containerImage) || self.containerImage == '' || " + (
-    "self.containerImage.contains(':') || self.containerImage.contains('@')"
-)
-_IMAGE_TEXT = (
-    "failed to validate image format: container image must explicitely set a tag or digest; got: "
-)
-_ANY_IN_TREE_HERE = f"({_set('inTreeModuleToRemove')}) || ({_some('inTreeModulesToRemove')})"
-_IMAGE_RULE = telling(
-    _IMAGE,
-    f"'{_MAPPINGS}{_IMAGE_TEXT}' + self.containerImage",
-    f"{_MAPPINGS}{_IMAGE_TEXT}an image without either",
-)
-
-TOLERATION = [
-    rule(
-        "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
-        f"{_TOLERATIONS}operator must be 'Exists' when key is empty",
+TOLERATIONS = [
+    each(
+        "self",
+        f"{_set('key', of='each')} || (has(each.operator) && each.operator == 'Exists')",
+        _TOLERATION + "operator must be 'Exists' when key is empty",
     ),
-    rule(
-        "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-        f"{_TOLERATIONS}effect must be 'NoExecute' when tolerationSeconds is set",
+    each(
+        "self",
+        "!has(each.tolerationSeconds) || (has(each.effect) && each.effect == 'NoExecute')",
+        _TOLERATION + "effect must be 'NoExecute' when tolerationSeconds is set",
     ),
-    rule(
-        "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
-        f"{_TOLERATIONS}value must be empty when operator is 'Exists'",
+    each(
+        "self",
+        f"!has(each.operator) || each.operator != 'Exists' || !{_set('value', of='each')}",
+        _TOLERATION + "value must be empty when operator is 'Exists'",
     ),
-    telling(
-        "!has(self.operator) || self.operator in ['', 'Equal', 'Exists']",
-        f'"{_TOLERATIONS}invalid operator \'" + self.operator + '
-        "\"', allowed values are ['Equal', 'Exists']\"",
-        f"{_TOLERATIONS}invalid operator, allowed values are ['Equal', 'Exists']",
+    each(
+        "self",
+        "!has(each.operator) || each.operator in ['', 'Equal', 'Exists']",
+        _TOLERATION + "invalid operator '{X}', allowed values are ['Equal', 'Exists']",
+        X="each.operator",
     ),
-    telling(
-        "!has(self.effect) || self.effect in ['', 'NoSchedule', 'PreferNoSchedule', 'NoExecute']",
-        f'"{_TOLERATIONS}invalid effect \'" + self.effect + '
-        "\"', allowed values are ['NoSchedule', 'PreferNoSchedule', 'NoExecute']\"",
-        f"{_TOLERATIONS}invalid effect, allowed values are "
+    each(
+        "self",
+        "!has(each.effect) || each.effect in ['', 'NoSchedule', 'PreferNoSchedule', 'NoExecute']",
+        _TOLERATION + "invalid effect '{X}', allowed values are "
         "['NoSchedule', 'PreferNoSchedule', 'NoExecute']",
+        X="each.effect",
     ),
-]
-
-VOLUME = [
-    telling(
-        "!has(self.hostPath) || (self.hostPath.path.matches('^/(dev|sys|var|opt|run)(/.*)?$')"
-        f" && !self.hostPath.path.{_PATH_ESCAPES})",
-        "'failed to validate device plugin volumes: hostPath \"' + self.hostPath.path + "
-        "'\" is not allowed; only /dev, /sys, /var, /opt and /run paths are permitted'",
-        "failed to validate device plugin volumes: hostPath is not allowed; "
-        "only /dev, /sys, /var, /opt and /run paths are permitted",
-    )
 ]
 
 SPEC = [
@@ -92,6 +61,77 @@ SPEC = [
     )
 ]
 
+_PATH_ESCAPES = r"matches('(^|/)\\.\\.(/|$)')"
+
+# Upstream looks at the path as filepath.Clean writes it. Here `..` is refused wherever it stands,
+# as Kubernetes refuses it in the hostPath of every Pod.
+DEVICE_PLUGIN_VOLUMES = [
+    each(
+        "self",
+        r"!has(each.hostPath) || (each.hostPath.path.matches("
+        r"'^/+(\\./+)*(dev|sys|var|opt|run)(/.*)?$')"
+        f" && !each.hostPath.path.{_PATH_ESCAPES})",
+        'failed to validate device plugin volumes: spec.devicePlugin.volumes[{i}]: hostPath "{p}" '
+        "is not allowed; only /dev, /sys, /var, /opt and /run paths are permitted",
+        p="each.hostPath.path",
+    )
+]
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"matches(r'^{_LABEL}(\.{_LABEL})*$')"
+_NO_SUBDOMAIN = (
+    "is not a valid DNS subdomain: a lowercase RFC 1123 subdomain must consist of lower case "
+    "alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character "
+    "(e.g. 'example.com', regex used for validation is "
+    rf"'{_LABEL}(\.{_LABEL})*')"
+)
+
+DRIVER_NAME = [
+    rule("self != ''", f"{_DRA}spec.dra.driverName is required"),
+    telling(
+        f"self == '' || self.{_SUBDOMAIN}",
+        _DRA + 'spec.dra.driverName "{x}" ' + _NO_SUBDOMAIN,
+        x="self",
+    ),
+]
+
+_ONLY = "self.exists_one(other, other.name == each.name)"
+# The second of those whose names are not their own alone: where one name is repeated, the repeat.
+_REPEATED = f"self.filter(each, !{_ONLY})[1]"
+
+DEVICE_CLASSES = [
+    each("self", "each.name != ''", _DRA + "spec.dra.deviceClasses[{i}].name is required"),
+    each(
+        "self",
+        f"each.name == '' || each.name.{_SUBDOMAIN}",
+        _DRA + 'spec.dra.deviceClasses[{i}].name "{x}" ' + _NO_SUBDOMAIN,
+        x="each.name",
+    ),
+    telling(
+        f"self.all(each, {_ONLY})",
+        _DRA + 'spec.dra.deviceClasses[{i}].name "{x}" is a duplicate',
+        i=f"self.lastIndexOf({_REPEATED})",
+        x=f"{_REPEATED}.name",
+    ),
+]
+
+_IMAGE = (
+    f"!{_set('containerImage')} || "
+    "self.containerImage.contains(':') || self.containerImage.contains('@')"
+)
+_IMAGE_RULE = telling(
+    _IMAGE,
+    _MAPPINGS + "failed to validate image format: container image must explicitely set a tag or "
+    "digest; got: {X}",
+    X="self.containerImage",
+)
+# As upstream's, a list that is given but empty counts.
+_IN_TREE = f"!({_set('inTreeModuleToRemove')} && has(self.inTreeModulesToRemove))"
+
+_IN_DIR_NAME = (
+    "startsWith(self.modprobe.dirName + (self.modprobe.dirName.endsWith('/') ? '' : '/'))"
+)
+
 CONTAINER = [
     rule(
         _IN_TREE,
@@ -99,36 +139,66 @@ CONTAINER = [
         "InTreeModuleToRemove can be defined",
     ),
     _IMAGE_RULE,
-    rule(
-        f"({_set('containerImage')}) || self.kernelMappings.all(mapping, "
-        "has(mapping.containerImage) && mapping.containerImage != '')",
-        f"{_MAPPINGS}missing spec.moduleLoader.container.kernelMappings[].containerImage: name an "
-        "image there, or for all mappings in spec.moduleLoader.container.containerImage",
+    each(
+        "self.kernelMappings",
+        _set("containerImage", of="each"),
+        _MAPPINGS + "missing spec.moduleLoader.container.kernelMappings[{i}].containerImage: name "
+        "an image there, or for all mappings in spec.moduleLoader.container.containerImage",
+        unless=_set("containerImage"),
     ),
     rule(
-        f"!(({_set('inTreeModuleToRemove')}) && self.kernelMappings.exists(mapping, "
-        "has(mapping.inTreeModulesToRemove) && size(mapping.inTreeModulesToRemove) > 0)) && "
-        f"!(({_some('inTreeModulesToRemove')}) && self.kernelMappings.exists(mapping, "
-        "has(mapping.inTreeModuleToRemove) && mapping.inTreeModuleToRemove != ''))",
+        f"!({_set('inTreeModuleToRemove')} && self.kernelMappings.exists(each, "
+        "has(each.inTreeModulesToRemove))) && !(has(self.inTreeModulesToRemove) && "
+        f"self.kernelMappings.exists(each, {_set('inTreeModuleToRemove', of='each')}))",
         f"{_MAPPINGS}only one type if field (InTreeModuleToRemove or InTreeModulesToRemove) can "
         "be defined in KenrelMapping or Container",
     ),
     rule(
-        "(has(self.version) && self.version != '') == "
-        "(has(oldSelf.version) && oldSelf.version != '')",
+        f"{_set('version')} == {_set('version', of='oldSelf')}",
         "cannot update to or from an empty version; please delete the Module and create it again",
+    ),
+    rule(
+        f"!has(self.sign) || {_some('filesToSign', of='self.sign')}",
+        "global Sign: filesToSign is required when Sign is set",
+    ),
+    each(
+        "self.sign.filesToSign",
+        f"each.{_IN_DIR_NAME}",
+        'global Sign: filesToSign["{f}"] must be under dirName "{d}"',
+        unless="!has(self.sign) || !has(self.sign.filesToSign)",
+        f="each",
+        d="self.modprobe.dirName",
+    ),
+    each(
+        "self.kernelMappings",
+        f"!has(each.sign) || {_some('filesToSign', of='each.sign')}",
+        "kernelMappings[{i}].Sign: filesToSign is required when Sign is set",
+    ),
+    each(
+        "self.kernelMappings",
+        "!has(each.sign) || !has(each.sign.filesToSign) || "
+        f"each.sign.filesToSign.all(file, file.{_IN_DIR_NAME})",
+        'kernelMappings[{i}].Sign: filesToSign["{f}"] must be under dirName "{d}"',
+        f=f"each.sign.filesToSign.filter(file, !file.{_IN_DIR_NAME})[0]",
+        d="self.modprobe.dirName",
+    ),
+]
+
+MAPPINGS = [
+    each(
+        "self",
+        f"!({_set('literal', of='each')} && {_set('regexp', of='each')})",
+        _MAPPINGS + "regexp and literal are mutually exclusive properties at kernelMappings[{i}]",
+    ),
+    each(
+        "self",
+        f"{_set('literal', of='each')} || {_set('regexp', of='each')}",
+        _MAPPINGS + "regexp or literal must be set at kernelMappings[{i}]",
     ),
 ]
 
 MAPPING = [
-    rule(
-        f"!(({_set('literal')}) && ({_set('regexp')}))",
-        f"{_MAPPINGS}regexp and literal are mutually exclusive properties at kernelMappings",
-    ),
-    rule(
-        f"({_set('literal')}) || ({_set('regexp')})",
-        f"{_MAPPINGS}regexp or literal must be set at kernelMappings",
-    ),
+    # Never false, but an error if matches() cannot compile it.
     rule(
         "!has(self.regexp) || (''.matches(self.regexp) ? true : true)",
         f"{_MAPPINGS}invalid regexp",
@@ -141,35 +211,38 @@ MAPPING = [
     ),
 ]
 
-_RAW_ARGS = "has(self.rawArgs)"
-_ORDER = "has(self.modulesLoadingOrder) && size(self.modulesLoadingOrder) > 0"
+_RAW_LOAD = f"(has(self.rawArgs) && {_some('load', of='self.rawArgs')})"
+_RAW_UNLOAD = f"(has(self.rawArgs) && {_some('unload', of='self.rawArgs')})"
+_NO_ORDER = "!has(self.modulesLoadingOrder)"
 
 MODPROBE = [
     rule(
-        f"!({_RAW_ARGS} && ({_set('moduleName')}))",
+        f"!({_set('moduleName')} && ({_RAW_LOAD} || {_RAW_UNLOAD}))",
         f"{_MODPROBE}rawArgs cannot be set when moduleName is set",
     ),
     rule(
-        f"({_set('moduleName')}) || ({_RAW_ARGS} && has(self.rawArgs.load) && "
-        "size(self.rawArgs.load) > 0 && has(self.rawArgs.unload) && size(self.rawArgs.unload) > 0)",
+        f"{_set('moduleName')} || ({_RAW_LOAD} && {_RAW_UNLOAD})",
         f"{_MODPROBE}load and unload rawArgs must be set when moduleName is unset",
     ),
     rule(
-        f"!({_ORDER}) || size(self.modulesLoadingOrder) > 1",
+        f"{_NO_ORDER} || size(self.modulesLoadingOrder) > 1",
         f"{_MODPROBE}if a loading order is defined, at least two values must be defined",
     ),
     rule(
-        f"!({_ORDER}) || ({_set('moduleName')})",
+        f"{_NO_ORDER} || {_set('moduleName')}",
         f"{_MODPROBE}if a loading order is defined, moduleName must be set",
     ),
     rule(
-        f"!({_ORDER}) || !({_set('moduleName')}) || self.modulesLoadingOrder[0] == self.moduleName",
+        f"{_NO_ORDER} || size(self.modulesLoadingOrder) == 0 || !{_set('moduleName')} || "
+        "self.modulesLoadingOrder[0] == self.moduleName",
         f"{_MODPROBE}if a loading order is defined, the first element must be moduleName",
     ),
-    rule(
-        f"!({_ORDER}) || self.modulesLoadingOrder.all(each, "
-        "self.modulesLoadingOrder.exists_one(other, other == each))",
-        f"{_MODPROBE}duplicate value in the loading order list",
+    each(
+        "self.modulesLoadingOrder",
+        "self.modulesLoadingOrder.exists_one(other, other == each)",
+        _MODPROBE + '"{x}": duplicate value in the loading order list',
+        unless=_NO_ORDER,
+        x="each",
     ),
     rule(
         f"!has(self.dirName) || (self.dirName.startsWith('/') && !self.dirName.{_PATH_ESCAPES})",
