@@ -189,7 +189,11 @@ async def test_fields_that_are_not_acted_on_yet_are_named_and_the_module_loads(
     await fleet.node()
     container = {
         "build": {"dockerfileConfigMap": {"name": "dockerfile"}},
-        "sign": {"keySecret": {"name": "k"}, "certSecret": {"name": "c"}, "filesToSign": ["/m.ko"]},
+        "sign": {
+            "keySecret": {"name": "k"},
+            "certSecret": {"name": "c"},
+            "filesToSign": ["/opt/m.ko"],
+        },
     }
     plugin = {"container": {"image": "example.test/plugin:1"}}
     await fleet.apply(container=container, devicePlugin=plugin)

@@ -119,7 +119,7 @@ def _dra(driver: str = "d.example", *classes: str) -> Changes:
     dra = {
         "driverName": driver,
         "container": {"image": "a:b"},
-        "deviceClasses": [{"name": name} for name in classes],
+        "deviceClasses": [{"name": name, "selectors": [{"cel": {}}]} for name in classes],
     }
     return {"spec.dra": dra, "spec.moduleLoader": None}
 
@@ -271,14 +271,14 @@ LOADERS = [
     Case(
         text="error parsing regexp: missing closing ): `a(b` "
         f"evaluating rule: {_MAPPING}invalid regexp",
-        at=f"{MAPPINGS}[0]",
+        at=MAPPINGS,
         broken={f"{FIRST}.regexp": "a(b"},
         mended={f"{FIRST}.regexp": "a(b)"},
     ),
     Case(
         text="error parsing regexp: invalid or unsupported Perl syntax: `(?=` "
         f"evaluating rule: {_MAPPING}invalid regexp",
-        at=f"{MAPPINGS}[0]",
+        at=MAPPINGS,
         broken={f"{FIRST}.regexp": "(?=lookahead)"},
         mended={f"{FIRST}.regexp": r"(?i)\pN\z"},
     ),

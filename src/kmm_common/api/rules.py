@@ -7,7 +7,7 @@ and the server's own error text says what is wrong.
 What a Module's name or a namespace's deletion breaks is in manifests/base/admission.yaml.
 """
 
-from kmm_common.api.cel import each, rule, telling
+from kmm_common.api.cel import each, each_at, excused, on_change, rule, telling
 
 _TOLERATION = "failed to validate Module's tolerations: Toleration[{i}] "
 _DRA = "failed to validate DRA: "
@@ -55,9 +55,12 @@ TOLERATIONS = [
 ]
 
 SPEC = [
-    rule(
-        "!(has(self.dra) && has(self.devicePlugin))",
-        "spec.dra and spec.devicePlugin are mutually exclusive",
+    excused(
+        rule(
+            "!(has(self.dra) && has(self.devicePlugin))",
+            "spec.dra and spec.devicePlugin are mutually exclusive",
+        ),
+        "has(oldSelf.value().dra) && has(oldSelf.value().devicePlugin)",
     )
 ]
 
@@ -66,14 +69,14 @@ _PATH_ESCAPES = r"matches('(^|/)\\.\\.(/|$)')"
 # Upstream looks at the path as filepath.Clean writes it. Here `..` is refused wherever it stands,
 # as Kubernetes refuses it in the hostPath of every Pod.
 DEVICE_PLUGIN_VOLUMES = [
-    each(
-        "self",
-        r"!has(each.hostPath) || (each.hostPath.path.matches("
+    each_at(
+        32,
+        r"!has(self[i].hostPath) || (self[i].hostPath.path.matches("
         r"'^/+(\\./+)*(dev|sys|var|opt|run)(/.*)?$')"
-        f" && !each.hostPath.path.{_PATH_ESCAPES})",
+        f" && !self[i].hostPath.path.{_PATH_ESCAPES})",
         'failed to validate device plugin volumes: spec.devicePlugin.volumes[{i}]: hostPath "{p}" '
         "is not allowed; only /dev, /sys, /var, /opt and /run paths are permitted",
-        p="each.hostPath.path",
+        p="self[i].hostPath.path",
     )
 ]
 
@@ -95,23 +98,19 @@ DRIVER_NAME = [
     ),
 ]
 
-_ONLY = "self.exists_one(other, other.name == each.name)"
-# The second of those whose names are not their own alone: where one name is repeated, the repeat.
-_REPEATED = f"self.filter(each, !{_ONLY})[1]"
-
 DEVICE_CLASSES = [
-    each("self", "each.name != ''", _DRA + "spec.dra.deviceClasses[{i}].name is required"),
-    each(
-        "self",
-        f"each.name == '' || each.name.{_SUBDOMAIN}",
+    each_at(32, "self[i].name != ''", _DRA + "spec.dra.deviceClasses[{i}].name is required"),
+    each_at(
+        32,
+        f"self[i].name == '' || self[i].name.{_SUBDOMAIN}",
         _DRA + 'spec.dra.deviceClasses[{i}].name "{x}" ' + _NO_SUBDOMAIN,
-        x="each.name",
+        x="self[i].name",
     ),
-    telling(
-        f"self.all(each, {_ONLY})",
+    each_at(
+        32,
+        f"!{list(range(32))}.exists(j, j < i && self[j].name == self[i].name)",
         _DRA + 'spec.dra.deviceClasses[{i}].name "{x}" is a duplicate',
-        i=f"self.lastIndexOf({_REPEATED})",
-        x=f"{_REPEATED}.name",
+        x="self[i].name",
     ),
 ]
 
@@ -133,54 +132,82 @@ _IN_DIR_NAME = (
 )
 
 CONTAINER = [
-    rule(
-        _IN_TREE,
-        f"{_MAPPINGS}only one of the Container's fields: InTreeModulesToRemove or "
-        "InTreeModuleToRemove can be defined",
+    on_change(
+        rule(
+            _IN_TREE,
+            f"{_MAPPINGS}only one of the Container's fields: InTreeModulesToRemove or "
+            "InTreeModuleToRemove can be defined",
+        ),
+        "inTreeModuleToRemove",
+        "inTreeModulesToRemove",
     ),
-    _IMAGE_RULE,
-    each(
-        "self.kernelMappings",
-        _set("containerImage", of="each"),
-        _MAPPINGS + "missing spec.moduleLoader.container.kernelMappings[{i}].containerImage: name "
-        "an image there, or for all mappings in spec.moduleLoader.container.containerImage",
-        unless=_set("containerImage"),
+    on_change(_IMAGE_RULE, "containerImage"),
+    on_change(
+        each(
+            "self.kernelMappings",
+            _set("containerImage", of="each"),
+            _MAPPINGS
+            + "missing spec.moduleLoader.container.kernelMappings[{i}].containerImage: name "
+            "an image there, or for all mappings in spec.moduleLoader.container.containerImage",
+            unless=_set("containerImage"),
+        ),
+        "containerImage",
+        "kernelMappings",
     ),
-    rule(
-        f"!({_set('inTreeModuleToRemove')} && self.kernelMappings.exists(each, "
-        "has(each.inTreeModulesToRemove))) && !(has(self.inTreeModulesToRemove) && "
-        f"self.kernelMappings.exists(each, {_set('inTreeModuleToRemove', of='each')}))",
-        f"{_MAPPINGS}only one type if field (InTreeModuleToRemove or InTreeModulesToRemove) can "
-        "be defined in KenrelMapping or Container",
+    on_change(
+        rule(
+            f"!({_set('inTreeModuleToRemove')} && self.kernelMappings.exists(each, "
+            "has(each.inTreeModulesToRemove))) && !(has(self.inTreeModulesToRemove) && "
+            f"self.kernelMappings.exists(each, {_set('inTreeModuleToRemove', of='each')}))",
+            f"{_MAPPINGS}only one type if field (InTreeModuleToRemove or InTreeModulesToRemove) "
+            "can be defined in KenrelMapping or Container",
+        ),
+        "inTreeModuleToRemove",
+        "inTreeModulesToRemove",
+        "kernelMappings",
+    ),
+    on_change(
+        rule(
+            f"!has(self.sign) || {_some('filesToSign', of='self.sign')}",
+            "global Sign: filesToSign is required when Sign is set",
+        ),
+        "sign",
+    ),
+    on_change(
+        each(
+            "self.sign.filesToSign",
+            f"each.{_IN_DIR_NAME}",
+            'global Sign: filesToSign["{f}"] must be under dirName "{d}"',
+            unless="!has(self.sign) || !has(self.sign.filesToSign)",
+            f="each",
+            d="self.modprobe.dirName",
+        ),
+        "sign",
+        "modprobe.dirName",
+    ),
+    on_change(
+        each(
+            "self.kernelMappings",
+            f"!has(each.sign) || {_some('filesToSign', of='each.sign')}",
+            "kernelMappings[{i}].Sign: filesToSign is required when Sign is set",
+        ),
+        "kernelMappings",
+    ),
+    on_change(
+        each(
+            "self.kernelMappings",
+            "!has(each.sign) || !has(each.sign.filesToSign) || "
+            f"each.sign.filesToSign.all(file, file.{_IN_DIR_NAME})",
+            'kernelMappings[{i}].Sign: filesToSign["{f}"] must be under dirName "{d}"',
+            f=f"each.sign.filesToSign.filter(file, !file.{_IN_DIR_NAME})[0]",
+            d="self.modprobe.dirName",
+        ),
+        "kernelMappings",
+        "modprobe.dirName",
     ),
     rule(
         f"{_set('version')} == {_set('version', of='oldSelf')}",
         "cannot update to or from an empty version; please delete the Module and create it again",
-    ),
-    rule(
-        f"!has(self.sign) || {_some('filesToSign', of='self.sign')}",
-        "global Sign: filesToSign is required when Sign is set",
-    ),
-    each(
-        "self.sign.filesToSign",
-        f"each.{_IN_DIR_NAME}",
-        'global Sign: filesToSign["{f}"] must be under dirName "{d}"',
-        unless="!has(self.sign) || !has(self.sign.filesToSign)",
-        f="each",
-        d="self.modprobe.dirName",
-    ),
-    each(
-        "self.kernelMappings",
-        f"!has(each.sign) || {_some('filesToSign', of='each.sign')}",
-        "kernelMappings[{i}].Sign: filesToSign is required when Sign is set",
-    ),
-    each(
-        "self.kernelMappings",
-        "!has(each.sign) || !has(each.sign.filesToSign) || "
-        f"each.sign.filesToSign.all(file, file.{_IN_DIR_NAME})",
-        'kernelMappings[{i}].Sign: filesToSign["{f}"] must be under dirName "{d}"',
-        f=f"each.sign.filesToSign.filter(file, !file.{_IN_DIR_NAME})[0]",
-        d="self.modprobe.dirName",
     ),
 ]
 
@@ -195,14 +222,18 @@ MAPPINGS = [
         f"{_set('literal', of='each')} || {_set('regexp', of='each')}",
         _MAPPINGS + "regexp or literal must be set at kernelMappings[{i}]",
     ),
+    # Never false, but an error if matches() cannot compile it; and errors the API server does not
+    # let pass by itself where nothing is changed.
+    excused(
+        rule(
+            "self.all(each, !has(each.regexp) || (''.matches(each.regexp) ? true : true))",
+            f"{_MAPPINGS}invalid regexp",
+        ),
+        "oldSelf.value() == self",
+    ),
 ]
 
 MAPPING = [
-    # Never false, but an error if matches() cannot compile it.
-    rule(
-        "!has(self.regexp) || (''.matches(self.regexp) ? true : true)",
-        f"{_MAPPINGS}invalid regexp",
-    ),
     _IMAGE_RULE,
     rule(
         _IN_TREE,
@@ -216,40 +247,69 @@ _RAW_UNLOAD = f"(has(self.rawArgs) && {_some('unload', of='self.rawArgs')})"
 _NO_ORDER = "!has(self.modulesLoadingOrder)"
 
 MODPROBE = [
-    rule(
-        f"!({_set('moduleName')} && ({_RAW_LOAD} || {_RAW_UNLOAD}))",
-        f"{_MODPROBE}rawArgs cannot be set when moduleName is set",
+    on_change(
+        rule(
+            f"!({_set('moduleName')} && ({_RAW_LOAD} || {_RAW_UNLOAD}))",
+            f"{_MODPROBE}rawArgs cannot be set when moduleName is set",
+        ),
+        "moduleName",
+        "rawArgs",
     ),
-    rule(
-        f"{_set('moduleName')} || ({_RAW_LOAD} && {_RAW_UNLOAD})",
-        f"{_MODPROBE}load and unload rawArgs must be set when moduleName is unset",
+    on_change(
+        rule(
+            f"{_set('moduleName')} || ({_RAW_LOAD} && {_RAW_UNLOAD})",
+            f"{_MODPROBE}load and unload rawArgs must be set when moduleName is unset",
+        ),
+        "moduleName",
+        "rawArgs",
     ),
-    rule(
-        f"{_NO_ORDER} || size(self.modulesLoadingOrder) > 1",
-        f"{_MODPROBE}if a loading order is defined, at least two values must be defined",
+    on_change(
+        rule(
+            f"{_NO_ORDER} || size(self.modulesLoadingOrder) > 1",
+            f"{_MODPROBE}if a loading order is defined, at least two values must be defined",
+        ),
+        "modulesLoadingOrder",
     ),
-    rule(
-        f"{_NO_ORDER} || {_set('moduleName')}",
-        f"{_MODPROBE}if a loading order is defined, moduleName must be set",
+    on_change(
+        rule(
+            f"{_NO_ORDER} || {_set('moduleName')}",
+            f"{_MODPROBE}if a loading order is defined, moduleName must be set",
+        ),
+        "modulesLoadingOrder",
+        "moduleName",
     ),
-    rule(
-        f"{_NO_ORDER} || size(self.modulesLoadingOrder) == 0 || !{_set('moduleName')} || "
-        "self.modulesLoadingOrder[0] == self.moduleName",
-        f"{_MODPROBE}if a loading order is defined, the first element must be moduleName",
+    on_change(
+        rule(
+            f"{_NO_ORDER} || size(self.modulesLoadingOrder) == 0 || !{_set('moduleName')} || "
+            "self.modulesLoadingOrder[0] == self.moduleName",
+            f"{_MODPROBE}if a loading order is defined, the first element must be moduleName",
+        ),
+        "modulesLoadingOrder",
+        "moduleName",
     ),
-    each(
-        "self.modulesLoadingOrder",
-        "self.modulesLoadingOrder.exists_one(other, other == each)",
-        _MODPROBE + '"{x}": duplicate value in the loading order list',
-        unless=_NO_ORDER,
-        x="each",
+    on_change(
+        each(
+            "self.modulesLoadingOrder",
+            "self.modulesLoadingOrder.exists_one(other, other == each)",
+            _MODPROBE + '"{x}": duplicate value in the loading order list',
+            unless=_NO_ORDER,
+            x="each",
+        ),
+        "modulesLoadingOrder",
     ),
-    rule(
-        f"!has(self.dirName) || (self.dirName.startsWith('/') && !self.dirName.{_PATH_ESCAPES})",
-        f"{_MODPROBE}dirName must be an absolute path without '..'",
+    on_change(
+        rule(
+            "!has(self.dirName) || "
+            f"(self.dirName.startsWith('/') && !self.dirName.{_PATH_ESCAPES})",
+            f"{_MODPROBE}dirName must be an absolute path without '..'",
+        ),
+        "dirName",
     ),
-    rule(
-        f"!has(self.firmwarePath) || !self.firmwarePath.{_PATH_ESCAPES}",
-        f"{_MODPROBE}firmwarePath must not contain '..'",
+    on_change(
+        rule(
+            f"!has(self.firmwarePath) || !self.firmwarePath.{_PATH_ESCAPES}",
+            f"{_MODPROBE}firmwarePath must not contain '..'",
+        ),
+        "firmwarePath",
     ),
 ]

@@ -1,6 +1,6 @@
 """Rules in CEL: what is told, and what stands there if the telling fails."""
 
-from kmm_common.api.cel import each, rule, telling
+from kmm_common.api.cel import each, each_at, excused, on_change, rule, telling
 
 
 def test_rule_without_placeholders_has_its_text_as_it_is() -> None:
@@ -23,3 +23,30 @@ def test_rule_for_each_element_tells_of_the_first_that_breaks_it() -> None:
         f"{bad}.map(each, each.b)[0]])",
         "message": "a[i].b is b",
     }
+
+
+def test_rule_for_each_element_finds_elements_that_equal_nothing_by_their_index() -> None:
+    first = "[0, 1].filter(i, i < size(self) && !(self[i].b > 0))[0]"
+    assert each_at(2, "self[i].b > 0", "[{i}].b is {b}", b="self[i].b") == {
+        "rule": "[0, 1].all(i, i >= size(self) || self[i].b > 0)",
+        "messageExpression": f'"[%s].b is %s".format([{first}, [{first}].map(i, self[i].b)[0]])',
+        "message": "[i].b is b",
+    }
+
+
+def test_what_was_so_before_excuses() -> None:
+    assert excused(rule("self.a", "a"), "oldSelf.value().b") == {
+        "rule": "(self.a) || (oldSelf.hasValue() && oldSelf.value().b)",
+        "optionalOldSelf": True,
+        "message": "a",
+    }
+
+
+def test_rule_about_fields_lets_pass_what_changes_none_of_them() -> None:
+    same = [
+        f"(has(self.{field}) ? has(oldSelf.value().{field}) && oldSelf.value().{field} == "
+        f"self.{field} : !has(oldSelf.value().{field}))"
+        for field in ("a", "b.c")
+    ]
+    made = on_change(rule("self.a > 0", "a"), "a", "b.c")
+    assert made["rule"] == f"(self.a > 0) || (oldSelf.hasValue() && {' && '.join(same)})"

@@ -1,5 +1,6 @@
 """The CRDs in the repository are what the models give, and nothing a structural schema forbids."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,17 @@ def test_the_files_are_up_to_date() -> None:
 def test_the_schema_is_structural(made: dict[str, Any]) -> None:
     for each in walk(made["spec"]["versions"][0]["schema"]):
         assert not {"$ref", "anyOf", "allOf", "title", "$defs", "const"} & each.keys()
+
+
+def test_rules_that_count_elements_count_as_many_as_there_can_be() -> None:
+    counting = [
+        (json.JSONDecoder().raw_decode(rule["rule"])[0], each["maxItems"])
+        for each in walk(crd.module())
+        for rule in each.get("x-kubernetes-validations", ())
+        if rule["rule"].startswith("[")
+    ]
+    assert len(counting) == 4
+    assert all(indexes == list(range(most)) for indexes, most in counting)
 
 
 def test_every_field_of_a_module_is_explained() -> None:
