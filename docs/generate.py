@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
 
+import bounds
 import rbac
 
 import kmm_cp.settings
@@ -96,9 +97,13 @@ def _meanings(model: type[Strict]) -> dict[str, str]:
 
 def main() -> int:
     """Write the pages, or with --check tell whether they are up to date."""
-    pages = {PAGE: page(), rbac.PAGE: rbac.page()}
+    pages = {PAGE: page(), rbac.PAGE: rbac.page(), bounds.PAGE: bounds.page()}
     if sys.argv[1:] == ["--check"]:
-        stale = [path.name for path, text in pages.items() if path.read_text() != text]
+        stale = [
+            path.name
+            for path, text in pages.items()
+            if not path.exists() or path.read_text() != text
+        ]
         if stale:
             sys.stderr.write(f"docs/reference: {', '.join(stale)} are out of date: make generate\n")
         return int(bool(stale))

@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 
 import kmm_daemon.settings
+from kmm_common.api.names import CONTAINS_MODULES_LABEL
+from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import ApiError, Object
 from kmm_sandbox.processes import wait_until
 from support.certificates import NAMESPACE
@@ -249,6 +251,18 @@ def test_overlay_of_the_docs_sets_images_by_digest_and_opens_what_it_says(
     assert labels == {"kubernetes.io/metadata.name": "observability"}
     ports = policies["kmm-cp-egress"]["spec"]["egress"][0]["ports"]
     assert {"port": 5000, "protocol": "TCP"} in ports
+
+
+def test_namespace_with_a_label_that_nobody_took_off_goes_at_the_second_try(
+    installation: Installation,
+) -> None:
+    api = installation.cluster.api
+    api.merge(IN_NAMESPACE, {"metadata": {"labels": {CONTAINS_MODULES_LABEL: ""}}})
+    with pytest.raises(SandboxError, match="namespace contains one or more Module resources"):
+        installation.delete()
+    assert api.get(IN_NAMESPACE)["status"]["phase"] == "Active"
+    installation.delete()
+    assert api.find(IN_NAMESPACE) is None
 
 
 def test_nothing_is_left_when_it_is_deleted(installation: Installation) -> None:

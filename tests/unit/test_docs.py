@@ -4,15 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import kmm_cp.roles.metrics
 import kmm_daemon.metrics
+from kmm_common.api import crd
 from kmm_common.api.names import Event, Reason
 from kmm_common.logs import Fact
 from kmm_cp.serving.ports import Refusal
+from support.brokenmodules import validations
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference"
+ADMISSION = REFERENCE.parents[1] / "manifests/base/admission.yaml"
 PROMISES = REFERENCE.parent / "explanation/promises.md"
 
 
@@ -80,6 +84,18 @@ def test_metrics_that_are_listed_are_those_that_are_served(program: str, exposit
         if not family.name.endswith("_created")
     }
     assert listed == served
+
+
+def test_texts_of_validation_that_are_listed_are_those_that_are_shown() -> None:
+    policies = [
+        validation["message"]
+        for one in yaml.safe_load_all(ADMISSION.read_text())
+        for validation in one["spec"].get("validations", ())
+    ]
+    shown = {*policies, *(rule["message"] for rule in validations(crd.module()))}
+    rows = [row for row in table_rows(REFERENCE / "validation.md") if "text" in row]
+    assert {row["text"].strip("`") for row in rows} == shown
+    assert all(row["why"] and row["what to do"] for row in rows)
 
 
 def test_figures_stand_beside_the_promises_about_failure() -> None:
