@@ -45,6 +45,13 @@ def test_rules_that_count_elements_count_as_many_as_there_can_be() -> None:
     assert all(indexes == list(range(most)) for indexes, most in counting)
 
 
+def test_nothing_that_rules_compare_is_of_types_that_equal_nothing() -> None:
+    spec = crd.module()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for compared in ("tolerations", "moduleLoader"):
+        for each in walk(spec["properties"][compared]):
+            assert "x-kubernetes-preserve-unknown-fields" not in each
+
+
 def test_every_field_of_a_module_is_explained() -> None:
     unexplained = [
         name
