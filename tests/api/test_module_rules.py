@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kmm_common.api import crd
+from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import ApiError, Object
 from support.brokenmodules import CASES, CONTAINER, Case, changed, validations
 from support.cluster import Cluster
@@ -40,9 +41,9 @@ def test_module_that_breaks_a_rule_no_more_is_accepted(kubernetes: Cluster, case
 
 @pytest.fixture(scope="module")
 def good(kubernetes: Cluster) -> Iterator[str]:
-    """The path of a Module that breaks no rule."""
+    """The name of a Module that breaks no rule."""
     kubernetes.api.create(MODULES, changed({}, name="good"))
-    yield f"{MODULES}/good"
+    yield "good"
     kubernetes.api.delete(f"{MODULES}/good")
 
 
@@ -50,10 +51,11 @@ def good(kubernetes: Cluster) -> Iterator[str]:
 def test_module_is_not_changed_to_one_that_breaks_a_rule(
     kubernetes: Cluster, good: str, case: Case
 ) -> None:
-    module = changed(case.broken, name="good")
-    module["metadata"]["resourceVersion"] = kubernetes.api.get(good)["metadata"]["resourceVersion"]
-    with pytest.raises(ApiError, match=f"{re.escape(case.text)}$"):
-        kubernetes.api.request("PUT", f"{good}?dryRun=All", module)
+    # A patch and no PUT, since the control plane writes to it, too.
+    patch = [{"op": "replace", "path": "/spec", "value": changed(case.broken)["spec"]}]
+    how = ("--type=json", "--dry-run=server", "-p", json.dumps(patch))
+    with pytest.raises(SandboxError, match=f"{re.escape(case.text)}$"):
+        kubernetes.kubectl("patch", "module", good, *how)
 
 
 def test_every_rule_is_broken_by_one_of_these() -> None:
