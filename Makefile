@@ -51,15 +51,17 @@ check: $(READY) ## Format, lint, types, import contracts, generated files
 	$(BIN)/python -m kmm_common.api.crd --check
 	$(BIN)/python -m kmm_common.wire.generate --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python charts/generate.py --check
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(READY) ## Write crds/ and the wire messages anew
+generate: $(READY) ## Write crds/, the wire messages, the chart and pages of docs/ anew
 	$(BIN)/python -m kmm_common.api.crd
 	$(BIN)/python -m kmm_common.wire.generate
 	$(BIN)/python docs/generate.py
+	$(BIN)/python charts/generate.py
 
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
 	@PYTHONPATH=tests exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -1,6 +1,7 @@
 """Go programs that only tests need, of modules with pinned versions: built once for a machine."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import tempfile
@@ -31,7 +32,9 @@ class GoProgram:
     package: str
     """Of that module, or of one that it requires as a tool."""
     upstream: str
-    """The module whose version it has, and whose deploy/crds come along."""
+    """The module whose version it has."""
+    crds: str = "deploy/crds"
+    """Directory of that module whose definitions come along; empty if there are none."""
 
     def find(self, progress: Progress) -> Built:
         """Return it; build it first, for some minutes, if this machine has none."""
@@ -52,12 +55,15 @@ class GoProgram:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
             job = Build(module=self.source, packages={self.name: self.package})
             build(go, job, Path(scratch), progress)
-            crds = self._sources(go) / "deploy/crds"
-            shutil.copytree(crds, directory / "crds", dirs_exist_ok=True)
+            if self.crds:
+                crds = sources(go, self.source, self.upstream) / self.crds
+                shutil.copytree(crds, directory / "crds", dirs_exist_ok=True)
             # Last: whoever finds the program finds everything.
             (Path(scratch) / self.name).replace(directory / self.name)
 
-    def _sources(self, go: Path) -> Path:
-        argv = [str(go), "-C", str(self.source), "list", "-m", "-f", "{{.Dir}}", self.upstream]
-        done = subprocess.run(argv, check=True, capture_output=True, text=True)
-        return Path(done.stdout.strip())
+
+def sources(go: Path, module: Path, required: str) -> Path:
+    """Return the directory of a module that another requires, checked against its go.sum."""
+    argv = [str(go), "-C", str(module), "mod", "download", "-json", required]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    return Path(json.loads(done.stdout)["Dir"])

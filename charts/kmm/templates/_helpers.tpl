@@ -1,0 +1,20 @@
+{{- /* What Helm's own conventions ask for; kustomize's label part-of is in the objects. */}}
+{{- define "kmm.labels" -}}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* registry/repository:tag@digest of a dict with `images` and `image`. */}}
+{{- define "kmm.image" -}}
+{{- with .images.registry }}{{ . }}/{{ end }}{{ .image.repository }}
+{{- with .image.tag }}:{{ . }}{{ end }}
+{{- with .image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* Where daemons connect from, as a NetworkPolicy has it; nothing if that is everywhere. */}}
+{{- define "kmm.nodes" -}}
+{{- range .Values.networkPolicy.nodeCIDRs }}
+- ipBlock:
+    cidr: {{ . | quote }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,121 @@
+"""Which value goes where in the objects of manifests/."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from template import Block, Entry, Inline, Mapping, With
+
+CERT_MANAGER = 'eq .Values.certificates.mode "certManager"'
+BUILTIN = 'eq .Values.certificates.mode "builtin"'
+PODS = {
+    ("Deployment", "kmm-cp"): "spec.template.spec",
+    ("PodTemplate", "kmm-daemon"): "template.spec",
+}
+
+KINDS = {
+    "CustomResourceDefinition": ".Values.crds.enabled",
+    "Namespace": ".Values.namespace.create",
+    "NetworkPolicy": ".Values.networkPolicy.enabled",
+    "PrometheusRule": ".Values.monitoring.rules.enabled",
+}
+"""What must hold for a kind to be there at all."""
+NAMES = {("ConfigMap", "kmm-dashboard"): ".Values.monitoring.dashboard.enabled"}
+"""The same for a single object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A node of an object that a value sets: it replaces what is there, or is added."""
+
+    kind: str
+    name: str
+    path: str
+    """Keys, and names or numbers of items, between dots or slashes: slashes if a key has dots."""
+    node: Inline | With | Block
+
+    def apply(self, root: Mapping) -> None:
+        """Put the node in. KeyError says which step of the path the object has not got."""
+        *steps, last = self.path.split("/" if "/" in self.path else ".")
+        for step in steps:
+            root = root.find(step).node
+        if last == "+":
+            root.entries.append(Entry(self.node))
+            return
+        for entry in root.entries:
+            if entry.key == last:
+                entry.node = self.node
+                return
+        if isinstance(self.node, Inline):
+            raise KeyError(last)
+        root.entries.append(Entry(self.node, last))
+
+
+def _pod(key: tuple[str, str], value: str, container: str) -> list[Place]:
+    kind, name = key
+    pod = PODS[key]
+    inside = f"{pod}.containers.{container}"
+
+    def place(path: str, node: Any) -> Place:
+        return Place(kind=kind, name=name, path=path, node=node)
+
+    image = f'include "kmm.image" (dict "images" .Values.images "image" .Values.images.{value})'
+    return [
+        place(f"{inside}.image", Inline(f"{image} | quote")),
+        place(f"{inside}.imagePullPolicy", With(".Values.images.pullPolicy", inline=True)),
+        place(f"{inside}.resources", With(f".Values.{value}.resources")),
+        place(f"{pod}.imagePullSecrets", With(".Values.images.pullSecrets")),
+        place(f"{pod}.nodeSelector", With(f".Values.{value}.nodeSelector")),
+        place(f"{pod}.priorityClassName", With(f".Values.{value}.priorityClassName", inline=True)),
+        place(f"{pod}.tolerations", With(f".Values.{value}.tolerations")),
+    ]
+
+
+def _policy(name: str, path: str, node: With | Block) -> Place:
+    return Place(kind="NetworkPolicy", name=name, path=path, node=node)
+
+
+SETTINGS = {"kmm-cp": ("controlPlane", "toYaml"), "kmm-daemon": ("daemon", "toPrettyJson")}
+"""ConfigMaps of one file of settings, which values are merged into them, and how they are written.
+
+The daemon needs no YAML in memory for what is JSON.
+"""
+
+PLACES = [
+    *_pod(("Deployment", "kmm-cp"), "controlPlane", "kmm-cp"),
+    *_pod(("PodTemplate", "kmm-daemon"), "daemon", "daemon"),
+    Place(
+        kind="Deployment",
+        name="kmm-cp",
+        path="spec.replicas",
+        node=Inline(".Values.controlPlane.replicas"),
+    ),
+    Place(
+        kind="ConfigMap",
+        name="kmm-cp",
+        path="data/kmm-cp.yaml",
+        node=Block('include "kmm.settings.controlPlane" .', literal=True),
+    ),
+    Place(
+        kind="ConfigMap",
+        name="kmm-daemon",
+        path="data/daemon.json",
+        node=Block('include "kmm.settings.daemon" .', literal=True),
+    ),
+    _policy(
+        "kmm-cp-daemons",
+        "spec.ingress.0.from",
+        With('include "kmm.nodes" . | fromYamlArray'),
+    ),
+    _policy(
+        "kmm-cp-metrics",
+        "spec.ingress.0.from.0.namespaceSelector",
+        Block("toYaml .Values.networkPolicy.monitoringNamespaceSelector"),
+    ),
+    _policy("kmm-cp-egress", "spec.egress.0.ports.+", With(".Values.networkPolicy.egressPorts")),
+    Place(
+        kind="PrometheusRule",
+        name="kmm",
+        path="metadata.labels.+",
+        node=With(".Values.monitoring.rules.labels"),
+    ),
+]
