@@ -66,8 +66,10 @@ generate: $(READY) ## Write crds/, the wire messages, the chart and pages of doc
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
 	@PYTHONPATH=tests exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-lock: $(READY) ## Lock the versions of pyproject.toml anew
+lock: $(READY) ## Lock the versions of pyproject.toml, and of the linter of manifests, anew
 	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header -q -o requirements.lock
+	$(BIN)/python -m uv pip compile tests/support/checkov/requirements.in --universal --python-version 3.11 --generate-hashes --no-header -q \
+	  -o tests/support/checkov/requirements.lock
 
 clean: ## Remove the Python environment and caches of this checkout
 	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .run

@@ -74,10 +74,16 @@ def templates() -> dict[str, str]:
         )
     for key in [*default, *(key for key in builtin if key not in default)]:
         _add(made, key, _both(default.get(key), builtin.get(key)), _mode(key, default, builtin))
-    for key, one in monitoring().items():
+    component = monitoring()
+    for key, one in component.items():
         if not (key[0] in KINDS or key in NAMES):
-            raise KeyError(f"{' '.join(key)} of manifests/monitoring: say in charts/places.py when")
+            raise LookupError(
+                f"{' '.join(key)} of manifests/monitoring is never there: say in KINDS or NAMES of"
+                " charts/places.py which value is for it"
+            )
         _add(made, key, tree(one), "")
+    if lost := {(place.kind, place.name) for place in PLACES} - {*default, *builtin, *component}:
+        raise LookupError(f"charts/places.py has places in {lost}, which manifests/ has not")
     return {name: "\n".join(lines) + "\n" for name, lines in sorted(made.items())}
 
 

@@ -34,20 +34,29 @@ class Place:
     node: Inline | With | Block
 
     def apply(self, root: Mapping) -> None:
-        """Put the node in. KeyError says which step of the path the object has not got."""
+        """Put the node in. LookupError names the place if the object has no such part any more."""
+        try:
+            self._apply(root)
+        except KeyError as error:
+            raise LookupError(
+                f"{self.kind} {self.name} has no {error.args[0]!r} of {self.path}: mend the place"
+                " in charts/places.py, or the manifest"
+            ) from error
+
+    def _apply(self, root: Mapping) -> None:
         *steps, last = self.path.split("/" if "/" in self.path else ".")
         for step in steps:
             root = root.find(step).node
         if last == "+":
             root.entries.append(Entry(self.node))
             return
-        for entry in root.entries:
-            if entry.key == last:
-                entry.node = self.node
-                return
-        if isinstance(self.node, Inline):
+        # More than one where the overlays differ: the value stands for all of them.
+        there = [number for number, entry in enumerate(root.entries) if entry.key == last]
+        if not isinstance(self.node, With) and not there:
             raise KeyError(last)
-        root.entries.append(Entry(self.node, last))
+        position = there[0] if there else len(root.entries)
+        root.entries = [entry for entry in root.entries if entry.key != last]
+        root.entries.insert(position, Entry(self.node, last))
 
 
 def _pod(key: tuple[str, str], value: str, container: str) -> list[Place]:

@@ -1,13 +1,14 @@
 """What administrators apply, on a real API server with its and cert-manager's controllers."""
 
 import base64
-import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 
 import kmm_daemon.settings
@@ -19,14 +20,12 @@ from support.certificates import NAMESPACE
 from support.certmanager import running_cert_manager
 from support.certvolume import CertificateVolume
 from support.cluster import Cluster, running_cluster
-from support.installation import OVERLAYS, Installation, containers, installed, inventory
+from support.installation import Installation, containers, documented, installed, inventory
 from support.kmmcp import KmmCp, free_port, new_control_plane
 
 pytestmark = pytest.mark.timeout(3600)
 """The first run on a machine compiles cert-manager's controllers."""
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-INSTALL = REPOSITORY / "docs/how-to/install.md"
 IN_NAMESPACE = f"/api/v1/namespaces/{NAMESPACE}"
 SECONDS = 60.0
 NODE: Object = {"metadata": {"name": "manifests"}}
@@ -45,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module", params=["default", "builtin-ca"])
 def installation(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """Each overlay, after the API server has judged it strictly and without a warning."""
-    with installed(cluster, request.param) as made:
+    with installed(Installation.render(cluster, request.param)) as made:
         yield made
 
 
@@ -67,6 +66,13 @@ def test_control_plane_is_within_the_level_restricted_and_the_daemon_is_not(
     pod("kmm-cp")
     with pytest.raises(ApiError, match="violates PodSecurity"):
         pod("kmm-daemon")
+
+
+def test_deprecated_api_does_not_pass(installation: Installation) -> None:
+    metadata = {"name": "deprecated", "namespace": "default"}
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata}
+    with pytest.raises(SandboxError, match="Endpoints is deprecated"):
+        replace(installation, manifest=yaml.safe_dump(endpoints)).try_out()
 
 
 def test_every_image_is_one_that_administrators_set(installation: Installation) -> None:
@@ -226,18 +232,7 @@ def test_nobody_writes_modules_unless_he_was_given_the_role_for_it(
 def test_overlay_of_the_docs_sets_images_by_digest_and_opens_what_it_says(
     installation: Installation, tmp_path: Path
 ) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", INSTALL.read_text(), re.DOTALL)
-    overlay = os.path.relpath(OVERLAYS / installation.overlay, tmp_path.resolve())
-    assert "kmm/manifests/overlays/default" in text
-    (tmp_path / "kustomization.yaml").write_text(
-        text.replace("kmm/manifests/overlays/default", overlay)
-    )
-    kubectl = installation.cluster.kubectl
-    made = Installation(
-        cluster=installation.cluster,
-        overlay=installation.overlay,
-        manifest=kubectl("kustomize", str(tmp_path)),
-    )
+    made = replace(installation, manifest=documented(installation.overlay, tmp_path))
     made.try_out()
     assert all(
         re.search(r"@sha256:[0-9a-f]{64}$", each["image"]) for each in containers(made.objects)

@@ -75,6 +75,7 @@ class Fleet:
     registry: BadRegistry
     directory: Path
     nodes: dict[str, SimNode] = field(default_factory=dict)
+    node_type: type[SimNode] = SimNode
     _fences: int = 0
 
     @property
@@ -103,7 +104,7 @@ class Fleet:
 
         One that is `patient` does not try again by itself while a test runs.
         """
-        node = SimNode(
+        node = self.node_type(
             name=f"{self.name}-{name}",
             labels={"fleet": self.name, **(labels or {})},
             api=self.api,
@@ -392,7 +393,11 @@ def _write(line: Mapping[str, Any]) -> Write:
 
 @asynccontextmanager
 async def running_fleet(
-    control_plane: KmmCp | Replicas, name: str, directory: Path
+    control_plane: KmmCp | Replicas,
+    name: str,
+    directory: Path,
+    *,
+    node_type: type[SimNode] = SimNode,
 ) -> AsyncIterator[Fleet]:
     """Give a test its own nodes and Modules; at the end the history must be without violation."""
     collect_facts()
@@ -400,7 +405,11 @@ async def running_fleet(
         await asyncio.to_thread(control_plane.start)
     async with BadRegistry().run() as registry:
         fleet = Fleet(
-            name=name, control_plane=control_plane, registry=registry, directory=directory
+            name=name,
+            control_plane=control_plane,
+            registry=registry,
+            directory=directory,
+            node_type=node_type,
         )
         fleet.push()
         await asyncio.to_thread(

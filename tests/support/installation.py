@@ -1,5 +1,7 @@
 """What an administrator does with manifests/: render, apply and delete an overlay."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +10,14 @@ from typing import Any
 
 import yaml
 
+from kmm_sandbox.binaries import find_kubectl
 from kmm_sandbox.kubeapi import Object
+from kmm_sandbox.processes import run
 from support.cluster import Cluster
 
-OVERLAYS = Path(__file__).resolve().parents[2] / "manifests/overlays"
+REPOSITORY = Path(__file__).resolve().parents[2]
+OVERLAYS = REPOSITORY / "manifests/overlays"
+INSTALL = REPOSITORY / "docs/how-to/install.md"
 STRICT = ("--server-side", "--validate=strict", "--warnings-as-errors", "-f", "-")
 FIRST = ("Namespace", "CustomResourceDefinition")
 """What must be there for the API server to judge the others."""
@@ -31,8 +37,7 @@ class Installation:
     @classmethod
     def render(cls, cluster: Cluster, overlay: str) -> "Installation":
         """Render an overlay by kubectl's own kustomize."""
-        text = cluster.kubectl("kustomize", str(OVERLAYS / overlay))
-        return cls(cluster=cluster, overlay=overlay, manifest=text)
+        return cls(cluster=cluster, overlay=overlay, manifest=kustomized(OVERLAYS / overlay))
 
     @property
     def objects(self) -> list[Object]:
@@ -74,10 +79,30 @@ class Installation:
         self.cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=self.manifest)
 
 
+def kustomized(directory: Path) -> str:
+    """Return the objects of a directory by kubectl's own kustomize."""
+    return run([str(find_kubectl()), "kustomize", str(directory)], limit=60)
+
+
+def documented(overlay: str, directory: Path) -> str:
+    """Return the objects of the overlay that the docs show, here above another one of ours."""
+    text = yaml_block(INSTALL, "patches:")
+    ours = os.path.relpath(OVERLAYS / overlay, directory.resolve())
+    file = directory / "kustomization.yaml"
+    file.write_text(text.replace("kmm/manifests/overlays/default", ours))
+    return kustomized(directory)
+
+
+def yaml_block(page: Path, containing: str) -> str:
+    """Return the only block of YAML of a page that has a text in it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (text,) = [str(block) for block in blocks if containing in block]
+    return text
+
+
 @contextmanager
-def installed(cluster: Cluster, overlay: str) -> Iterator[Installation]:
-    """Apply an overlay; delete it at the end, unless that is done already."""
-    installation = Installation.render(cluster, overlay)
+def installed(installation: Installation) -> Iterator[Installation]:
+    """Apply it; delete it at the end, unless that is done already."""
     try:
         installation.apply_first()
         installation.try_out()

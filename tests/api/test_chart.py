@@ -1,0 +1,261 @@
+"""The Helm chart: it gives what the overlays are, and the real API server takes it."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.kubeapi import Object
+from support.certificates import NAMESPACE
+from support.certmanager import running_cert_manager
+from support.cluster import Cluster, running_cluster
+from support.helm import CHART, MODES, Helm, without_helm
+from support.installation import (
+    INSTALL,
+    OVERLAYS,
+    STRICT,
+    Installation,
+    installed,
+    inventory,
+    kustomized,
+    yaml_block,
+)
+from support.prometheusoperator import definition_of_rules
+
+pytestmark = pytest.mark.timeout(3600)
+"""The first run on a machine compiles helm and cert-manager's controllers."""
+
+Id = tuple[str, str, str]
+RULES = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/prometheusrules"
+UPGRADE = INSTALL.with_name("upgrade.md")
+SETTINGS = ("kmm-cp.yaml", "daemon.json")
+WHOLE = {"namespace": {"create": True}}
+"""Values by which the chart gives all that an overlay does."""
+
+
+@pytest.fixture
+def helm(tmp_path: Path) -> Helm:
+    return Helm(home=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One for these tests: they delete the namespace and the definitions that others use."""
+    logs = tmp_path_factory.mktemp("cert-manager")
+    with (
+        running_cluster(tmp_path_factory.mktemp("chart")) as running,
+        running_cert_manager(running, logs),
+    ):
+        yield running
+
+
+def by_id(manifest: str) -> dict[Id, Object]:
+    """Return objects by kind, namespace and name; settings as what they say, not as text."""
+    objects = [one for one in yaml.safe_load_all(manifest) if one]
+    return {identity(one): parsed(without_helm(one)) for one in objects}
+
+
+def identity(one: Object) -> Id:
+    metadata = one["metadata"]
+    return one["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def parsed(one: Object) -> Object:
+    """Return a ConfigMap with the settings of its files; another object as it is."""
+    if one["kind"] != "ConfigMap" or "data" not in one:
+        return one
+    data = {
+        key: yaml.safe_load(text) if key in SETTINGS else text for key, text in one["data"].items()
+    }
+    return {**one, "data": data}
+
+
+@pytest.mark.parametrize(("overlay", "mode"), MODES.items())
+def test_chart_gives_what_the_overlay_does(helm: Helm, overlay: str, mode: str) -> None:
+    made = by_id(helm.template({**WHOLE, "certificates": {"mode": mode}}))
+    assert made == by_id(kustomized(OVERLAYS / overlay))
+
+
+def test_chart_gives_what_the_component_for_monitoring_does(helm: Helm, tmp_path: Path) -> None:
+    with_component = kustomized(with_monitoring(tmp_path))
+    both = {"rules": {"enabled": True}, "dashboard": {"enabled": True}}
+    assert by_id(helm.template({**WHOLE, "monitoring": both})) == by_id(with_component)
+
+
+def with_monitoring(directory: Path) -> Path:
+    """Write an overlay of the default one with the component, as the docs show it; return where."""
+    text = yaml_block(INSTALL, "components:")
+    ours = os.path.relpath(OVERLAYS.parent, directory.resolve())
+    (directory / "kustomization.yaml").write_text(text.replace("kmm/manifests", ours))
+    return directory
+
+
+def test_server_takes_the_component_for_monitoring_beside_an_overlay(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    definition = definition_of_rules()
+    cluster.kubectl.apply_crds([definition])
+    manifest = kustomized(with_monitoring(tmp_path))
+    try:
+        with installed(Installation(cluster=cluster, overlay="default", manifest=manifest)):
+            (rule,) = cluster.api.items(RULES)
+            assert rule["spec"]["groups"]
+            dashboard = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps/kmm-dashboard")
+            assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    finally:
+        cluster.kubectl("delete", "-f", str(definition))
+
+
+def test_namespace_is_left_to_whoever_installs_unless_it_is_asked_for(helm: Helm) -> None:
+    made = by_id(helm.template({}))
+    assert by_id(kustomized(OVERLAYS / "default")).keys() - made.keys() == {
+        ("Namespace", "", NAMESPACE)
+    }
+
+
+def test_another_namespace_is_named_everywhere(helm: Helm) -> None:
+    for mode in MODES.values():
+        text = helm.template({**WHOLE, "certificates": {"mode": mode}}, namespace="drivers")
+        assert NAMESPACE not in text
+        namespaces = {namespace for _, namespace, _ in by_id(text)}
+        assert namespaces == {"", "drivers"}
+
+
+@pytest.mark.parametrize("mode", MODES.values())
+def test_chart_is_well_made(helm: Helm, mode: str) -> None:
+    assert "0 chart(s) failed" in helm.lint({"certificates": {"mode": mode}})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({"controlPlane": {"replicas": 0}}, "at '/controlPlane/replicas': minimum"),
+        ({"certificates": {"mode": "vault"}}, "at '/certificates/mode': value must be one of"),
+        (
+            {"images": {"daemon": {"digest": "sha256:12"}}},
+            "at '/images/daemon/digest': 'sha256:12' does not match",
+        ),
+        (
+            {"daemon": {"tolerations": [{"operator": "exists"}]}},
+            "at '/daemon/tolerations/0/operator'",
+        ),
+        (
+            {"daemon": {"resources": {"limits": {"memory": "1 GB"}}}},
+            "at '/daemon/resources/limits/memory'",
+        ),
+        ({"networkPolicy": {"nodeCIDRs": ["10.0.0.1"]}}, "at '/networkPolicy/nodeCIDRs/0'"),
+        (
+            {"controlPlane": {"settings": {"tolerated_failure": "1"}}},
+            "at '/controlPlane/settings': additional properties 'tolerated_failure' not allowed",
+        ),
+        (
+            {"daemon": {"settings": {"drift_check_seconds": 0}}},
+            "at '/daemon/settings/drift_check_seconds': exclusiveMinimum",
+        ),
+    ],
+)
+def test_wrong_value_is_refused_by_its_name(helm: Helm, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SandboxError, match=re.escape(said)):
+        helm.template(values)
+
+
+def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
+    values = yaml.safe_load(yaml_block(INSTALL, "controlPlane:"))
+    made = by_id(helm.template(values))
+    pods = {
+        "controlPlane": made["Deployment", NAMESPACE, "kmm-cp"]["spec"]["template"]["spec"],
+        "daemon": made["PodTemplate", NAMESPACE, "kmm-daemon"]["template"]["spec"],
+    }
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        image = values["images"][name]
+        registry = values["images"]["registry"]
+        assert container["image"] == f"{registry}/{image['repository']}@{image['digest']}"
+        assert pod["imagePullSecrets"] == values["images"]["pullSecrets"]
+    assert pods["daemon"]["nodeSelector"] == values["daemon"]["nodeSelector"]
+    policies = [made["NetworkPolicy", NAMESPACE, f"kmm-cp-{end}"] for end in ("daemons", "egress")]
+    nodes, egress = (policy["spec"] for policy in policies)
+    cidrs = [each["ipBlock"]["cidr"] for each in nodes["ingress"][0]["from"]]
+    assert cidrs == values["networkPolicy"]["nodeCIDRs"]
+    assert values["networkPolicy"]["egressPorts"][0] in egress["egress"][0]["ports"]
+    for config_map, program in (("kmm-cp", "controlPlane"), ("kmm-daemon", "daemon")):
+        (settings,) = made["ConfigMap", NAMESPACE, config_map]["data"].values()
+        assert values[program]["settings"].items() <= settings.items()
+        assert settings["log_format"] == "json"
+
+
+@pytest.mark.parametrize(("overlay", "mode"), MODES.items())
+def test_server_takes_what_helm_prints_strictly_and_an_upgrade_changes_what_it_should(
+    cluster: Cluster, helm: Helm, overlay: str, mode: str
+) -> None:
+    values = {**WHOLE, "certificates": {"mode": mode}}
+    first = Installation(cluster=cluster, overlay=overlay, manifest=helm.template(values))
+    with installed(first):
+        before = specs(cluster, first)
+        daemon = {"settings": {"drift_check_seconds": 20}}
+        upgrade = helm.template({**values, "controlPlane": {"replicas": 3}, "daemon": daemon})
+        cluster.kubectl("apply", *STRICT, stdin=upgrade)
+        after = specs(cluster, first)
+    changed = {key for key, spec in after.items() if spec != before[key]}
+    assert changed == {("Deployment", NAMESPACE, "kmm-cp"), ("ConfigMap", NAMESPACE, "kmm-daemon")}
+
+
+def specs(cluster: Cluster, installation: Installation) -> dict[Id, Object]:
+    """Return what the server has of an installation's objects, without what controllers write."""
+    text = cluster.kubectl("get", "-o", "json", "-f", "-", stdin=installation.manifest)
+    return {identity(one): _written_by_users(one) for one in yaml.safe_load(text)["items"]}
+
+
+def _written_by_users(one: Object) -> Object:
+    metadata = {k: one["metadata"].get(k) for k in ("labels", "uid")}
+    return {**{k: v for k, v in one.items() if k != "status"}, "metadata": metadata}
+
+
+def test_release_is_installed_upgraded_and_uninstalled_and_leaves_the_definitions_only(
+    cluster: Cluster, helm: Helm
+) -> None:
+    api, namespace = cluster.api, f"/api/v1/namespaces/{NAMESPACE}"
+    api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    before = inventory(cluster)
+    to = ("--kubeconfig", str(cluster.kubeconfig), "--namespace", NAMESPACE)
+    told = helm("install", "kmm", str(CHART), *to, "--set", "certificates.mode=builtin")
+    assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=" in told
+    label = {"pod-security.kubernetes.io/enforce": "privileged"}
+    api.merge(namespace, {"metadata": {"labels": label}})
+    told = helm(
+        "upgrade", "kmm", str(CHART), *to, "--reuse-values", "--set", "daemon.nodeSelector.a=b"
+    )
+    assert "kubectl label" not in told
+    template = api.get(f"{namespace}/podtemplates/kmm-daemon")["template"]["spec"]
+    assert template["nodeSelector"] == {"a": "b"}
+    assert "tokens" not in template and "token" in str(template["volumes"])
+    helm("upgrade", "kmm", str(CHART), *to, "--reuse-values", "--set", "crds.enabled=false")
+    helm("uninstall", "kmm", *to, "--wait")
+    left = {line.split()[0] for line in inventory(cluster) - before}
+    assert left == {"CustomResourceDefinition", "APIService"}
+    for name in ("modules", "nodemodulesstates"):
+        cluster.kubectl("delete", "crd", f"{name}.kmm.sigs.x-k8s.io")
+
+
+def test_chart_takes_over_what_an_overlay_has_applied_and_changes_nothing(
+    cluster: Cluster, helm: Helm
+) -> None:
+    with installed(Installation.render(cluster, "builtin-ca")) as installation:
+        before = specs(cluster, installation)
+        (line,) = re.findall(r"^helm install kmm .*$", UPGRADE.read_text(), re.MULTILINE)
+        _, *arguments = shlex.split(line.replace("kmm/charts/kmm", str(CHART)))
+        values = ["-" if each == "values.yaml" else each for each in arguments]
+        kubeconfig = ("--kubeconfig", str(cluster.kubeconfig))
+        helm(*values, *kubeconfig, stdin=yaml.safe_dump({"certificates": {"mode": "builtin"}}))
+        after = specs(cluster, installation)
+    changed = {key for key in after if without_helm(after[key]) != without_helm(before[key])}
+    assert {kind for kind, _, _ in changed} <= {"ConfigMap"}
+    for key in changed:
+        assert parsed(after[key])["data"] == parsed(before[key])["data"]
