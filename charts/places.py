@@ -117,8 +117,8 @@ PLACES = [
     ),
     _policy(
         "kmm-cp-metrics",
-        "spec.ingress.0.from.0.namespaceSelector",
-        Block("toYaml .Values.networkPolicy.monitoringNamespaceSelector"),
+        "spec.ingress.0.from",
+        Block('include "kmm.monitoring" . | trim'),
     ),
     _policy("kmm-cp-egress", "spec.egress.0.ports.+", With(".Values.networkPolicy.egressPorts")),
     Place(

@@ -1,4 +1,4 @@
-"""What administrators may set of the chart: values.yaml, its schema and its page are of this."""
+"""What administrators may set of the chart; values.yaml, its schema and page are made of it."""
 
 import textwrap
 from collections.abc import Iterator
@@ -143,9 +143,7 @@ class NetworkPolicy(Strict):
     nodeCIDRs: tuple[Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")], ...] = ()
     """The addresses of your nodes, from which daemons come; every address if empty, and then mutual
     TLS alone decides."""
-    monitoringNamespaceSelector: dict[str, Any] = {
-        "matchLabels": {"kubernetes.io/metadata.name": "monitoring"}
-    }
+    monitoringNamespaces: Annotated[tuple[Name, ...], Field(min_length=1)] = ("monitoring",)
     """The namespaces whose Pods may read metrics."""
     egressPorts: tuple[ExtraPort, ...] = ()
     """Of registries, proxies and API servers at other ports than 443 and 6443."""

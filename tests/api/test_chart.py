@@ -180,8 +180,12 @@ def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
         assert container["image"] == f"{registry}/{image['repository']}@{image['digest']}"
         assert pod["imagePullSecrets"] == values["images"]["pullSecrets"]
     assert pods["daemon"]["nodeSelector"] == values["daemon"]["nodeSelector"]
-    policies = [made["NetworkPolicy", NAMESPACE, f"kmm-cp-{end}"] for end in ("daemons", "egress")]
-    nodes, egress = (policy["spec"] for policy in policies)
+    ends = ("daemons", "metrics", "egress")
+    policies = [made["NetworkPolicy", NAMESPACE, f"kmm-cp-{end}"] for end in ends]
+    nodes, metrics, egress = (policy["spec"] for policy in policies)
+    selectors = [each["namespaceSelector"] for each in metrics["ingress"][0]["from"]]
+    (namespace,) = values["networkPolicy"]["monitoringNamespaces"]
+    assert selectors == [{"matchLabels": {"kubernetes.io/metadata.name": namespace}}]
     cidrs = [each["ipBlock"]["cidr"] for each in nodes["ingress"][0]["from"]]
     assert cidrs == values["networkPolicy"]["nodeCIDRs"]
     assert values["networkPolicy"]["egressPorts"][0] in egress["egress"][0]["ports"]

@@ -18,3 +18,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
     cidr: {{ . | quote }}
 {{- end }}
 {{- end }}
+
+{{- /* Who may read metrics, as a NetworkPolicy has it. */}}
+{{- define "kmm.monitoring" -}}
+{{- range .Values.networkPolicy.monitoringNamespaces }}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . | quote }}
+{{- end }}
+{{- end }}
