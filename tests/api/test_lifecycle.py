@@ -5,6 +5,7 @@ are real, and the DaemonSet's Pods say which of them run.
 """
 
 import asyncio
+import http
 import re
 import shlex
 from collections.abc import AsyncIterator
@@ -14,15 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from kmm_sandbox.kubeapi import ApiError
+from kmm_sandbox.processes import wait_until
 from support.certificates import NAMESPACE
 from support.cluster import CRDS, Cluster, running_cluster
 from support.daemonpods import PodNode, kubelets, started
-from support.fleet import Fleet, running_fleet
+from support.fleet import DEADLINE, KMM, Fleet, running_fleet
 from support.installation import REPOSITORY, Installation, documented, installed, inventory
 from support.kmmcp import KmmCp, new_control_plane
 
 UNINSTALL = REPOSITORY / "docs/how-to/uninstall.md"
 OVERLAY = "builtin-ca"
+RESOURCES = ("modules", "nodemodulesstates")
 NAME = "lifecycle"
 """Also in the name of whatever is not KMM's."""
 
@@ -113,8 +117,23 @@ async def alive(
                 installation=installation, fleet=fleet, control_plane=plane, before=before
             )
         finally:
-            # What the fleet looks for at its end.
-            installation.cluster.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+            await asyncio.to_thread(define_again, installation.cluster)
+
+
+def define_again(cluster: Cluster) -> None:
+    """Have the resources served that the fleet looks for at its end."""
+    cluster.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+
+    def listed() -> bool:
+        try:
+            return all(cluster.api.items(f"{KMM}/{each}") is not None for each in RESOURCES)
+        except ApiError as error:
+            # What was deleted a moment ago is being made ready again.
+            if error.status != http.HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            return False
+
+    wait_until(listed, seconds=DEADLINE, what="Modules and NodeModulesStates served again")
 
 
 def as_its_pod_would(installation: Installation, directory: Path) -> KmmCp:
