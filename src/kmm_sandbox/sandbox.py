@@ -29,6 +29,7 @@ from kmm_sandbox.umlkernel import UmlKernel
 REPOSITORY = Path(__file__).resolve().parents[2]
 CRDS = REPOSITORY / "crds"
 RBAC = REPOSITORY / "manifests/base/rbac.yaml"
+ADMISSION = REPOSITORY / "manifests/base/admission.yaml"
 REGISTRY_PORT = 5000
 CONTROL_PLANE = Identity(
     common_name=programs.SERVER_NAME,
@@ -168,6 +169,7 @@ class Sandbox:
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
             self.api.ensure("/api/v1/namespaces", namespace)
             self.kubectl.apply(RBAC.read_text())
+            self.kubectl.apply(ADMISSION.read_text())
             self.plane.wait_for_default_service_account()
             self._write_control_plane_files()
             self.start_control_plane()
