@@ -422,7 +422,8 @@ async def running_fleet(
             for node in fleet.nodes.values():
                 await node.stop()
             await asyncio.to_thread(_clear, fleet)
-        assert fleet.violations() == []
+        found = fleet.violations()
+        assert not found, "\n".join(map(str, found))
 
 
 def _clear(fleet: Fleet) -> None:

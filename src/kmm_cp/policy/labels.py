@@ -37,7 +37,7 @@ def label_change(node: Node, state: NodeState | None, *, live: bool) -> LabelCha
     truth = truth_of(node, state, live=live)
     if state is None or truth is Truth.UNKNOWN:
         return LabelChange()
-    wanted = _wanted(node, state) if truth is Truth.CURRENT else {}
+    wanted = _wanted(node, state, live=live) if truth is Truth.CURRENT else {}
     present = {key: value for key, value in node.labels.items() if _is_ours(key)}
     gone = dict.fromkeys(present.keys() - wanted.keys())
     new = {key: value for key, value in wanted.items() if present.get(key) != value}
@@ -48,20 +48,22 @@ def label_change(node: Node, state: NodeState | None, *, live: bool) -> LabelCha
     )
 
 
-def _wanted(node: Node, state: NodeState) -> dict[str, str]:
+def _wanted(node: Node, state: NodeState, *, live: bool) -> dict[str, str]:
     """Return the labels that a status of the running boot allows, of all that is in the kernel."""
     wanted: dict[str, str] = {}
     for report in state.status.modules:
         if report.in_kernel and labels_are_own(report.namespace, report.name):
-            wanted.update(_labels_of(report, node, state))
+            wanted.update(_labels_of(report, node, state, live=live))
     return {key: value for key, value in wanted.items() if label_fits(key)}
 
 
-def _labels_of(report: ReportedModule, node: Node, state: NodeState) -> Iterator[tuple[str, str]]:
+def _labels_of(
+    report: ReportedModule, node: Node, state: NodeState, *, live: bool
+) -> Iterator[tuple[str, str]]:
     """Say it of the current config; of another one leave what was said."""
     ready = ready_label(report.namespace, report.name)
     version = version_ready_label(report.namespace, report.name)
-    if entry := _loaded_entry(report, node, state):
+    if entry := _loaded_entry(report, node, state, live=live):
         yield ready, ""
         if entry.version:
             yield version, entry.version
@@ -71,13 +73,16 @@ def _labels_of(report: ReportedModule, node: Node, state: NodeState) -> Iterator
             yield version, node.labels[version]
 
 
-def _loaded_entry(report: ReportedModule, node: Node, state: NodeState) -> DesiredModule | None:
+def _loaded_entry(
+    report: ReportedModule, node: Node, state: NodeState, *, live: bool
+) -> DesiredModule | None:
     """Return the entry that a report fulfils.
 
     While session and kubelet name different boots the status may still be the one from before
-    the reboot: that removes no label, but it adds none either.
+    the reboot: that removes no label, but it adds none either. Nor does one of a Node that has
+    been made anew and says no boot yet, unless a session stands.
     """
-    if node.boot_id not in ("", state.status.boot_id):
+    if node.boot_id != state.status.boot_id and (node.boot_id or not live):
         return None
     entry = state.entry(report.ref)
     return entry if entry and is_loaded(entry, report, state) else None

@@ -34,12 +34,14 @@ class LabelReconciler:
         node = self.nodes.get(name)
         if node is None:
             return DONE
-        change = label_change(node, self.states.get(name), live=self.live(name))
+        state = self.states.get(name)
+        change = label_change(node, state, live=self.live(name))
         if change.patch:
-            await self._patch(node, change)
+            boot = node.boot_id or (state.status.boot_id if state else "")
+            await self._patch(node, change, boot)
         return DONE
 
-    async def _patch(self, node: Node, change: LabelChange) -> None:
+    async def _patch(self, node: Node, change: LabelChange, boot: str) -> None:
         """Patch under the Node's resourceVersion: a replica that is behind cannot restore a lie."""
         metadata = {"resourceVersion": node.resource_version, "labels": dict(change.patch)}
         await self.client.patch_merge(NODES, node.name, {"metadata": metadata})
@@ -48,7 +50,7 @@ class LabelReconciler:
             logging.INFO,
             Fact.LABELLED,
             node=node.name,
-            boot_id=node.boot_id,
+            boot_id=boot,
             added=[str(ref) for ref in change.added],
             removed=[str(ref) for ref in change.removed],
         )

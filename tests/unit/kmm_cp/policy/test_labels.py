@@ -114,8 +114,11 @@ def test_no_label_is_added_while_kubelet_and_session_name_different_boots():
     assert changed([], LOADED, boot_id="new", live=False) == NOTHING
 
 
-def test_a_node_whose_boot_is_not_known_follows_the_status():
-    assert changed([], LOADED, boot_id="") == ADDED
+def test_a_node_whose_boot_is_not_known_follows_the_status_under_a_session():
+    assert changed([], LOADED, boot_id="", live=True) == ADDED
+    assert changed([], LOADED, boot_id="") == NOTHING
+    assert changed([READY], LOADED, boot_id="") == NOTHING
+    assert changed([READY], state(WANTED), boot_id="") == REMOVED
 
 
 VERSIONED = replace(WANTED, version="2")

@@ -31,6 +31,7 @@ class World:
     node: Node | None
     state: NodeState | None
     modules: tuple[Module, ...] = (module(),)
+    live: bool = False
     client: KubeCalls = field(default_factory=KubeCalls)
     events: EventCalls = field(default_factory=EventCalls)
 
@@ -41,7 +42,7 @@ class World:
             modules={str(each.ref): each for each in self.modules},
             nodes={"node-1": self.node} if self.node else {},
             states={"node-1": self.state} if self.state else {},
-            live=lambda _: False,
+            live=lambda _: self.live,
         )
         assert await reconciler.reconcile("node-1") == DONE
 
@@ -122,11 +123,16 @@ async def test_conflict_is_left_to_the_next_try_and_tells_nothing(
     assert (world.events.told, caplog.records) == ([], [])
 
 
+@pytest.mark.parametrize(
+    "world",
+    [World(labelled(), LOADED), World(labelled(boot_id=""), LOADED, live=True)],
+    ids=["of the Node", "of the session, while the Node is new"],
+)
 async def test_change_is_logged_with_the_boot_it_is_about(
-    caplog: pytest.LogCaptureFixture,
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="kmm_cp.reconcilers.label")
-    await World(labelled(), LOADED).reconcile()
+    await world.reconcile()
     (record,) = caplog.records
     assert record.message == Fact.LABELLED
     assert fields_of(record) == {
