@@ -19,12 +19,13 @@ from kmm_cp.kube.neighbours import Neighbours
 from kmm_cp.reconcilers.gone import unless_gone
 from kmm_cp.roles.caches import Caches
 from kmm_cp.roles.caches import caches as build_caches
-from kmm_cp.roles.control import Control, control, rules_of, wish_of
+from kmm_cp.roles.control import Control, control
 from kmm_cp.roles.enrolment import Enrolling, enrolling
 from kmm_cp.roles.leases import Announcer, LeaseRecords
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.observer import ServingObserver
 from kmm_cp.roles.serving import Serving, daemon_pods, serving
+from kmm_cp.roles.wishes import rules_of, wish_of
 from kmm_cp.runtime.candidate import Candidate
 from kmm_cp.runtime.controller import Controller
 from kmm_cp.runtime.election import Timing

@@ -11,9 +11,10 @@ from kmm_common.desired import DesiredModule, ModuleState
 from kmm_cp.images.pins import Pins
 from kmm_cp.policy.digests import Pinned
 from kmm_cp.roles.caches import Caches, caches
-from kmm_cp.roles.control import Control, control, rules_of
+from kmm_cp.roles.control import Control, control
 from kmm_cp.roles.metrics import Metrics
 from kmm_cp.roles.serving import Serving, serving
+from kmm_cp.roles.wishes import rules_of
 from kmm_cp.runtime.queue import Statistics
 from kmm_cp.serving.sessions import Session
 from kmm_cp.serving.values import Greeting, Journaled, Report
