@@ -16,7 +16,7 @@ from kmm_sandbox.progress import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A program and the CustomResourceDefinitions that it is for."""
+    """A program and the CustomResourceDefinitions that it is for, if any."""
 
     program: Path
     crds: tuple[Path, ...]
