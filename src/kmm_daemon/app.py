@@ -28,6 +28,7 @@ from kmm_daemon.lock import only_one
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.sessionnote import SessionNotes
 from kmm_daemon.settings import Settings
+from kmm_daemon.turns import TimedSelector
 
 if TYPE_CHECKING:
     from kmm_daemon.link.renewal import Renewal
@@ -66,7 +67,7 @@ class _Told:
             listener.session(connected=connected, problem=problem)
 
 
-async def run(file: SettingsFile[Settings]) -> None:
+async def run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
     """Run until SIGTERM or SIGINT. Raises KmmError or OSError if it cannot start.
 
     A signal ends the process at once and unloads nothing: modules outlive their daemon.
@@ -74,14 +75,15 @@ async def run(file: SettingsFile[Settings]) -> None:
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
     asyncio.get_running_loop().set_default_executor(threads)
     with only_one(file.current.run_dir):
-        await _run(file)
+        await _run(file, turns)
 
 
-async def _run(file: SettingsFile[Settings]) -> None:
+async def _run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
     settings = file.current
     clock, credentials = SystemClock(), _Credentials()
     metrics = Metrics(version=version("kmm"))
     metrics.certificate(settings.tls.cert)
+    turns.on_turn(metrics.turn)
     told = _Told(metrics, SessionNotes(settings.run_dir, clock))
     told.session(connected=False, problem="the daemon has just started")
     kernel = _kernel(settings)

@@ -4,10 +4,12 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from kmm_common.clock import SystemClock
 from kmm_common.program import run_program
 from kmm_common.reload import SettingsFile
 from kmm_daemon import app, settings
 from kmm_daemon.settings import Settings
+from kmm_daemon.turns import TimedSelector
 
 DESCRIPTION = "KMM's daemon of one node; `kmm-daemon status` tells what it knows"
 
@@ -24,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(file: SettingsFile[Settings]) -> None:
-    asyncio.run(app.run(file))
+    selector = TimedSelector(clock=SystemClock())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(app.run(file, selector))
 
 
 def _tell(file: SettingsFile[Settings]) -> None:

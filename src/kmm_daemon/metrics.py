@@ -12,6 +12,8 @@ from kmm_common.desired import ModuleState, ReportedModule
 from kmm_common.tls import TlsFilesError
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
+_STALLS = (0.1, 1.0, 10.0)
+"""Few: every node of a fleet has them."""
 
 
 class Metrics:
@@ -66,6 +68,12 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self._turns = Histogram(
+            "kmm_daemon_event_loop_stall_seconds",
+            "Time of one turn of the event loop, in which nothing else has a turn.",
+            buckets=_STALLS,
+            registry=registry,
+        )
         self._settings = Gauge(
             "kmm_daemon_config_last_reload_successful",
             "1 unless the settings file has become wrong since the start.",
@@ -81,6 +89,10 @@ class Metrics:
         """Count the end of a load or unload."""
         self._steps[kind].labels("ok" if ok else "failed").inc()
         self._durations.labels(kind).observe(seconds)
+
+    def turn(self, seconds: float) -> None:
+        """Count a turn of the event loop."""
+        self._turns.observe(seconds)
 
     def failure(self, reason: str) -> None:
         """Count a failed step by its reason."""

@@ -44,6 +44,16 @@ def rising(by: float) -> str:
 NODE = 'job="kmm-daemon",instance="a"'
 ON_NODE = {"job": "kmm-daemon", "instance": "a"}
 
+
+def stalls(long: int) -> Series:
+    """Return ten turns a minute of a daemon's event loop, and so many of more than a second."""
+    name = "kmm_daemon_event_loop_stall_seconds"
+    return {
+        f"{name}_count{{{NODE}}}": rising(10 + long),
+        f'{name}_bucket{{{NODE},le="1.0"}}': rising(10),
+    }
+
+
 CASES = {
     "KmmControlPlaneDown": Case(
         fires={"up": always(1)}, silent={'kmm_cp_build_info{version="1"}': always(1)}
@@ -91,6 +101,11 @@ CASES = {
         fires={f"kmm_daemon_config_last_reload_successful{{{NODE}}}": always(0)},
         labels=ON_NODE,
         silent={f"kmm_daemon_config_last_reload_successful{{{NODE}}}": always(1)},
+    ),
+    "KmmEventLoopStalls": Case(
+        fires=stalls(1),
+        labels=ON_NODE,
+        silent=stalls(0),
     ),
     "KmmDaemonWithoutSession": Case(
         fires={f"kmm_daemon_session_connected{{{NODE}}}": always(0)},
@@ -199,7 +214,7 @@ def assert_served(expr: str) -> None:
     names = set(re.findall(r"\bkmm_[a-z_]+", expr))
     assert names
     for name in names:
-        family = name.removesuffix("_bucket")
+        family = re.sub("_(bucket|count)$", "", name)
         assert re.search(rf"^# TYPE {family} ", served, re.MULTILINE), name
 
 

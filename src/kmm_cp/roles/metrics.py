@@ -10,6 +10,7 @@ from kmm_cp.serving.ports import Refusal
 from kmm_cp.serving.updates import Kind
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
+_STALLS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Metrics:
@@ -48,6 +49,12 @@ class Metrics:
             "Time of a reconcile.",
             ["controller"],
             buckets=_SECONDS,
+            registry=registry,
+        )
+        self._lateness = Histogram(
+            "kmm_cp_event_loop_stall_seconds",
+            "How late the event loop was, measured four times a second.",
+            buckets=_STALLS,
             registry=registry,
         )
         self._settings = gauge(
@@ -96,6 +103,10 @@ class Metrics:
         """Count a reconcile."""
         self._reconciles.labels(controller, outcome.value).inc()
         self._durations.labels(controller).observe(seconds)
+
+    def late(self, seconds: float) -> None:
+        """Count a look at how late the event loop is."""
+        self._lateness.observe(seconds)
 
     def written(self, *, resource: str, verb: str, code: str) -> None:
         """Count a write to the API server."""

@@ -29,6 +29,7 @@ from kmm_cp.roles.wishes import rules_of, wish_of
 from kmm_cp.runtime.candidate import Candidate
 from kmm_cp.runtime.controller import Controller
 from kmm_cp.runtime.election import Timing
+from kmm_cp.runtime.lateness import Lateness
 from kmm_cp.runtime.manager import Manager
 from kmm_cp.runtime.supervision import NamedService, Service
 from kmm_cp.serving.enrolport import EnrolmentPort
@@ -181,6 +182,7 @@ def _wired(
         NamedService("presence", served.presence.run),
         NamedService("neighbours", neighbours.run),
         NamedService("settings", file.run),
+        NamedService("lateness", Lateness(metrics.late, clock=clock).run),
         *_enrolment_services(enrolment, port),
     ]
     return _Parts(
