@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmm_common import logs
+from kmm_common import diagnosis, logs
 from kmm_common.clock import SystemClock
 from kmm_common.errors import KmmError
 from kmm_common.reload import SettingsFile
@@ -40,6 +40,7 @@ def run_program(
     parser.add_argument("--config", type=Path, required=True, help="YAML or JSON file of settings")
     parser.add_argument("--version", action="version", version=f"{name} {version('kmm')}")
     options = parser.parse_args(arguments)
+    diagnosis.answer_before_the_loop()
     try:
         settings = SettingsFile(options.config, load, clock=SystemClock())
     except KmmError as error:
@@ -61,8 +62,12 @@ def _configure_logs(settings: ProgramSettings) -> None:
 
 
 async def told_to_stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Wait for SIGTERM, SIGINT, or the end of a task that should not have ended."""
+    """Wait for SIGTERM, SIGINT, or the end of a task that should not have ended.
+
+    Meanwhile the signals that ask the program about itself are answered.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    diagnosis.answer_in_the_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     for task in tasks:
