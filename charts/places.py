@@ -17,6 +17,7 @@ KINDS = {
     "Namespace": ".Values.namespace.create",
     "NetworkPolicy": ".Values.networkPolicy.enabled",
     "PrometheusRule": ".Values.monitoring.rules.enabled",
+    "ServiceMonitor": ".Values.monitoring.serviceMonitor.enabled",
 }
 """What must hold for a kind to be there at all."""
 NAMES = {("ConfigMap", "kmm-dashboard"): ".Values.monitoring.dashboard.enabled"}
@@ -126,5 +127,11 @@ PLACES = [
         name="kmm",
         path="metadata.labels.+",
         node=With(".Values.monitoring.rules.labels"),
+    ),
+    Place(
+        kind="ServiceMonitor",
+        name="kmm-cp",
+        path="metadata.labels.+",
+        node=With(".Values.monitoring.serviceMonitor.labels"),
     ),
 ]

@@ -158,6 +158,15 @@ class Rules(Strict):
     """By which your Prometheus selects rules."""
 
 
+class Monitor(Strict):
+    """The ServiceMonitor of the control plane."""
+
+    enabled: bool = False
+    """Needs the Prometheus Operator's definitions."""
+    labels: Labels = {}
+    """By which your Prometheus selects monitors."""
+
+
 class Dashboard(Strict):
     """The ConfigMap with the dashboard."""
 
@@ -166,8 +175,10 @@ class Dashboard(Strict):
 
 
 class Monitoring(Strict):
-    """Alerts and a dashboard."""
+    """What is scraped, alerts and a dashboard."""
 
+    serviceMonitor: Monitor = Monitor()
+    """That Prometheus scrapes the control plane."""
     rules: Rules = Rules()
     """The alerts."""
     dashboard: Dashboard = Dashboard()
@@ -205,7 +216,7 @@ class Values(Strict):
     networkPolicy: NetworkPolicy = NetworkPolicy()
     """Who may connect to the control plane, and where it may connect to."""
     monitoring: Monitoring = Monitoring()
-    """Alerts and a dashboard."""
+    """What is scraped, alerts and a dashboard."""
     crds: Definitions = Definitions()
     """The CustomResourceDefinitions. They are templates, since Helm never upgrades what is in a
     chart's folder crds."""

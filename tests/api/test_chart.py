@@ -26,13 +26,14 @@ from support.installation import (
     kustomized,
     yaml_block,
 )
-from support.prometheusoperator import definition_of_rules
+from support.prometheusoperator import definitions
 
 pytestmark = pytest.mark.timeout(3600)
 """The first run on a machine compiles helm and cert-manager's controllers."""
 
 Id = tuple[str, str, str]
-RULES = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/prometheusrules"
+_MONITORING = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}"
+RULES, MONITORS = f"{_MONITORING}/prometheusrules", f"{_MONITORING}/servicemonitors"
 UPGRADE = INSTALL.with_name("upgrade.md")
 SETTINGS = ("kmm-cp.yaml", "daemon.json")
 WHOLE = {"namespace": {"create": True}}
@@ -84,8 +85,9 @@ def test_chart_gives_what_the_overlay_does(helm: Helm, overlay: str, mode: str) 
 
 def test_chart_gives_what_the_component_for_monitoring_does(helm: Helm, tmp_path: Path) -> None:
     with_component = kustomized(with_monitoring(tmp_path))
-    both = {"rules": {"enabled": True}, "dashboard": {"enabled": True}}
-    assert by_id(helm.template({**WHOLE, "monitoring": both})) == by_id(with_component)
+    parts = ("serviceMonitor", "rules", "dashboard")
+    all_of_it = {part: {"enabled": True} for part in parts}
+    assert by_id(helm.template({**WHOLE, "monitoring": all_of_it})) == by_id(with_component)
 
 
 def with_monitoring(directory: Path) -> Path:
@@ -99,17 +101,19 @@ def with_monitoring(directory: Path) -> Path:
 def test_server_takes_the_component_for_monitoring_beside_an_overlay(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    definition = definition_of_rules()
-    cluster.kubectl.apply_crds([definition])
+    cluster.kubectl.apply_crds(definitions())
     manifest = kustomized(with_monitoring(tmp_path))
     try:
         with installed(Installation(cluster=cluster, overlay="default", manifest=manifest)):
             (rule,) = cluster.api.items(RULES)
             assert rule["spec"]["groups"]
+            (monitor,) = cluster.api.items(MONITORS)
+            assert monitor["spec"]["endpoints"]
             dashboard = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps/kmm-dashboard")
             assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     finally:
-        cluster.kubectl("delete", "-f", str(definition))
+        for definition in definitions():
+            cluster.kubectl("delete", "-f", str(definition))
 
 
 def test_namespace_is_left_to_whoever_installs_unless_it_is_asked_for(helm: Helm) -> None:

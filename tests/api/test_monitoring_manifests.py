@@ -156,6 +156,20 @@ def rules(tmp_path: Path) -> Path:
     return written(tmp_path / "rules.yaml", {"groups": ALERTS})
 
 
+def test_monitor_selects_the_service_of_the_metrics_and_one_of_its_ports() -> None:
+    monitor = yaml.safe_load((MONITORING / "monitors.yaml").read_text())
+    text = (REPOSITORY / "manifests/base/services.yaml").read_text()
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    (service,) = [
+        each
+        for each in yaml.safe_load_all(text)
+        if wanted <= each["metadata"].get("labels", {}).items()
+    ]
+    assert service["metadata"]["namespace"] == monitor["metadata"]["namespace"]
+    ports = {port["name"] for port in service["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
 def test_rules_are_sound(rules: Path) -> None:
     assert f"{len(RULES)} rules found" in promtool("check", "rules", rules)
 

@@ -1,17 +1,29 @@
 """Debian's Prometheus: its server, and promtool."""
 
+import http.client
+import json
 import subprocess
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kmm_sandbox.machine import install_missing
+from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
+from support.kmmcp import free_port
 
 PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"}
 LIMIT_SECONDS = 120.0
+READY_SECONDS = 60.0
+INTERVAL = "1s"
+"""Of scrapes and of rules."""
+
+Json = dict[str, Any]
 
 
 def prometheus_installed() -> None:
@@ -38,3 +50,74 @@ def written(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a YAML file; return its path."""
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prometheus:
+    """A running server."""
+
+    address: str
+    """host:port."""
+
+    def query(self, expression: str) -> list[Json]:
+        """Return the samples that an expression has now."""
+        query = urllib.parse.urlencode({"query": expression})
+        found: list[Json] = self._get(f"query?{query}")["result"]
+        return found
+
+    def value(self, expression: str) -> float | None:
+        """Return the value of an expression that has one sample at most."""
+        found = self.query(expression)
+        return float(found[0]["value"][1]) if found else None
+
+    def problem(self, job: str) -> str:
+        """Return why the last scrape of a job's one target failed; "" if it did not."""
+        targets = self._get("targets?state=active")["activeTargets"]
+        (target,) = [each for each in targets if each["labels"]["job"] == job]
+        error: str = target["lastError"]
+        return error
+
+    def rules(self) -> list[Json]:
+        """Return the rules of all groups."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def is_ready(self) -> bool:
+        """Tell whether it answers queries."""
+        try:
+            return self.value("vector(1)") == 1.0
+        except OSError:
+            return False
+
+    def _get(self, path: str) -> Any:
+        connection = http.client.HTTPConnection(self.address, timeout=LIMIT_SECONDS)
+        try:
+            connection.request("GET", f"/api/v1/{path}")
+            return json.load(connection.getresponse())["data"]
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running_prometheus(
+    directory: Path, jobs: Sequence[Json], *, rules: Sequence[Path] = ()
+) -> Iterator[Prometheus]:
+    """Run a server on loopback with these scrape_configs, until the end of the block."""
+    content = {
+        "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
+        "rule_files": list(map(str, rules)),
+        "scrape_configs": list(jobs),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    config = written(directory / "prometheus.yaml", content)
+    promtool("check", "config", config)
+    address = f"127.0.0.1:{free_port()}"
+    argv = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
+    argv.append(f"--storage.tsdb.path={directory / 'data'}")
+    process = Launcher(logs=directory, leashed=True).start("prometheus", argv)
+    try:
+        prometheus = Prometheus(address=address)
+        wait_until(prometheus.is_ready, seconds=READY_SECONDS, what="Prometheus")
+        yield prometheus
+        process.require_alive()
+    finally:
+        process.kill()

@@ -8,10 +8,12 @@ from kmm_sandbox.progress import Progress
 from support.goprogram import sources
 
 _MODULE = "github.com/prometheus-operator/prometheus-operator"
-_RULES = "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"
+_DIRECTORY = "example/prometheus-operator-crd"
+_PLURALS = ("prometheusrules", "servicemonitors")
 
 
-def definition_of_rules() -> Path:
-    """Return the definition of PrometheusRule."""
+def definitions() -> list[Path]:
+    """Return the definitions of PrometheusRule and ServiceMonitor."""
     go = find_go(cache_directory(), Progress())
-    return sources(go, Path(__file__).parent, _MODULE) / _RULES
+    directory = sources(go, Path(__file__).parent, _MODULE) / _DIRECTORY
+    return [directory / f"monitoring.coreos.com_{plural}.yaml" for plural in _PLURALS]

@@ -1,0 +1,112 @@
+"""Debian's Prometheus scrapes a real control plane and a real daemon, as what is shipped says."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kmm_sandbox.sandbox import REPOSITORY
+from support.daemonprocess import running_daemon
+from support.fleet import Fleet, eventually
+from support.kmmcp import KmmCp
+from support.prometheus import (
+    Json,
+    Prometheus,
+    prometheus_installed,
+    running_prometheus,
+    written,
+)
+
+MONITORING = REPOSITORY / "manifests/monitoring"
+GROUPS = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["spec"]["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
+METRIC = re.compile(r"\bkmm_(?:cp|daemon)_[a-z_]+")
+
+NOT_YET = {"kmm_daemon_failures_total", "kmm_daemon_step_duration_seconds_bucket"}
+"""Counted by reason from the first failure on, and by step from the first one on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    prometheus_installed()
+
+
+def monitor(name: str) -> Json:
+    """Return the spec of a monitor that is shipped."""
+    documents = yaml.safe_load_all((MONITORING / "monitors.yaml").read_text())
+    (found,) = [each["spec"] for each in documents if each["metadata"]["name"] == name]
+    spec: Json = found
+    return spec
+
+
+def job(name: str, endpoint: Json, address: str) -> Json:
+    """Return the scrape_config that the Prometheus Operator makes of an endpoint for a target."""
+    return {
+        "job_name": name,
+        "metrics_path": endpoint["path"],
+        "scheme": endpoint["scheme"],
+        "static_configs": [{"targets": [address]}],
+    }
+
+
+async def asked(prometheus: Prometheus, expression: str, value: float = 1.0) -> None:
+    """Wait until an expression has a value."""
+    await eventually(
+        lambda: asyncio.to_thread(prometheus.value, expression),
+        lambda found: found == value,
+        what=expression,
+    )
+
+
+@pytest.fixture
+async def scraped(fleet: Fleet, tmp_path: Path) -> AsyncIterator[Prometheus]:
+    """A server that scrapes the control plane and the daemon of a node without Modules."""
+    assert isinstance(fleet.control_plane, KmmCp)
+    node = await fleet.node(daemon=False)
+    files = await asyncio.to_thread(node.certificate)
+    (endpoint,) = monitor("kmm-cp")["endpoints"]
+    control_plane = job("kmm-cp", endpoint, fleet.control_plane.settings["metrics_listen"])
+    with running_daemon(tmp_path / "daemon", server_port=fleet.control_plane.port, files=files) as (
+        _,
+        address,
+    ):
+        jobs = [control_plane, job("kmm-daemon", endpoint, address)]
+        rules = [written(tmp_path / "rules.yaml", {"groups": GROUPS})]
+        with running_prometheus(tmp_path / "prometheus", jobs, rules=rules) as prometheus:
+            yield prometheus
+
+
+async def test_both_programs_are_up_and_have_what_alerts_and_dashboard_ask_for(
+    scraped: Prometheus, fleet: Fleet
+) -> None:
+    for name in ("kmm-cp", "kmm-daemon"):
+        await asked(scraped, f'up{{job="{name}"}}')
+    await asked(scraped, 'kmm_daemon_session_connected{job="kmm-daemon"}')
+    await asked(scraped, "sum(kmm_cp_leader)")
+    asking = "\n".join(
+        [*(rule["expr"] for rule in RULES), (MONITORING / "dashboard.json").read_text()]
+    )
+    names = set(METRIC.findall(asking)) - NOT_YET
+    assert len(names) > 20
+    for name in names:
+        job_name = "kmm-cp" if name.startswith("kmm_cp_") else "kmm-daemon"
+        await asked(scraped, f'count({name}{{job="{job_name}"}}) > bool 0')
+
+
+async def test_every_alert_is_evaluated_without_an_error_and_tells_of_nothing(
+    scraped: Prometheus,
+) -> None:
+    await asked(scraped, 'kmm_daemon_session_connected{job="kmm-daemon"}')
+
+    async def look() -> list[Any]:
+        return await asyncio.to_thread(scraped.rules)
+
+    evaluated = await eventually(
+        look, lambda rules: {rule["health"] for rule in rules} == {"ok"}, what="rules evaluated"
+    )
+    assert {rule["name"] for rule in evaluated} == {rule["alert"] for rule in RULES}
+    assert scraped.query('ALERTS{alertstate="firing"}') == []
