@@ -1,9 +1,19 @@
 """Where a program listens, and how it says that it cannot."""
 
+import asyncio
+import errno
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kmm_common.errors import TerminalError
+
+BACKLOG = 4096
+"""With asyncio's 100, thousands of daemons that return at once overflow the queue."""
+
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 class CannotListenError(TerminalError):
@@ -30,3 +40,33 @@ def listening(setting: str, address: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotListenError(setting, address, error) from error
+
+
+async def listening_sockets(host: str | None, port: int) -> list[socket.socket]:
+    """Open a port on every address of a host, of the machine if None. OSError if it is taken."""
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    opened: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(infos):
+            opened += _listening(family, address[:2])
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
+    if not opened:
+        raise OSError(errno.EADDRNOTAVAIL, f"no address of {host} is one of this machine")
+    return opened
+
+
+def _listening(family: int, address: Any) -> list[socket.socket]:
+    try:
+        opened = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        # IPv6 may be resolved and yet be switched off.
+        if error.errno in _NO_SUCH_FAMILY:
+            return []
+        # The address, which create_server adds, is told by whoever tells of this.
+        raise OSError(error.errno, os.strerror(error.errno or 0).lower()) from error
+    opened.setblocking(False)
+    return [opened]

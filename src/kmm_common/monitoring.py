@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import h11
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from kmm_common.listening import host_and_port, listening
-from kmm_common.logs import log_crash
+from kmm_common.listening import host_and_port, listening, listening_sockets
+from kmm_common.logs import log, log_crash
+from kmm_common.settings import MetricsTlsSettings
+
+if TYPE_CHECKING:
+    from kmm_common.scrapers import ScraperTls
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +25,14 @@ SETTING = "metrics_listen"
 MOST_CONNECTIONS = 32
 """Who is above it is hung up on: the port is open to the node's whole network."""
 CONNECTION_SECONDS = 10.0
-"""A connection has one request, and is over by then."""
+"""A connection has one request, and is over by then; a TLS handshake counts, too."""
+PAUSE_SECONDS = 1.0
+"""Before the next attempt to accept, where the system has no room for one more connection."""
 _READ_BYTES = 2**12
 _TEXT = "text/plain; charset=utf-8"
+
+Certificate = Mapping[str, Any]
+"""As ssl's getpeercert() gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,19 @@ class _Answer:
         return cls(status, f"{status.phrase}\n".encode())
 
 
+_FORBIDDEN = _Answer(
+    HTTPStatus.FORBIDDEN,
+    b"metrics are for whoever has a certificate with a name that metrics_tls.names lists\n",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    method: bytes
+    path: bytes
+    certificate: Certificate | None
+
+
 class MonitoringServer:
     """Serves from start() to stop(); alive as long as it answers."""
 
@@ -44,50 +68,77 @@ class MonitoringServer:
         *,
         exposition: Callable[[], bytes],
         ready: Callable[[], bool] = lambda: True,
+        tls: MetricsTlsSettings | None = None,
     ) -> None:
-        """`exposition` returns the metrics in Prometheus' text format."""
+        """`exposition` returns the metrics in Prometheus' text format. TlsFilesError."""
         self._address = address
         self._exposition = exposition
         self._ready = ready
-        self._server: asyncio.Server | None = None
+        self._tls = _scraper_tls(tls) if tls else None
+        self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Open the port. CannotListenError if it is taken."""
         host, port = host_and_port(self._address)
         with listening(SETTING, self._address):
-            self._server = await asyncio.start_server(
-                self._connected, host, port, limit=_READ_BYTES
-            )
+            sockets = await listening_sockets(host, port)
+        self._accepting = {
+            one: asyncio.create_task(self._accept(one), name="accept") for one in sockets
+        }
 
     async def stop(self) -> None:
         """Close the port and every connection."""
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
+        tasks = [*self._accepting.values(), *self._connections]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for one in self._accepting:
+            one.close()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, listening_socket: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(listening_socket)
+            except OSError as error:
+                log(logger, logging.ERROR, "connection not accepted", error=str(error))
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            self._welcome(accepted)
+            # While others wait, accepting never does: let the rest of the program run, too.
+            await asyncio.sleep(0)
+
+    def _welcome(self, accepted: socket.socket) -> None:
         if len(self._connections) >= MOST_CONNECTIONS:
-            writer.transport.abort()
+            accepted.close()
             return
-        connection = asyncio.create_task(self._serve(reader, writer), name="monitoring connection")
+        connection = asyncio.create_task(self._serve(accepted), name="monitoring connection")
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            # Whoever sends too little, reads too slowly or goes away is nobody's concern.
-            with contextlib.suppress(OSError, h11.ProtocolError):
-                async with asyncio.timeout(CONNECTION_SECONDS):
+    async def _serve(self, accepted: socket.socket) -> None:
+        # Whoever sends too little, reads too slowly or goes away is nobody's concern.
+        with contextlib.suppress(OSError, h11.ProtocolError):
+            async with asyncio.timeout(CONNECTION_SECONDS):
+                reader, writer = await self._streams(accepted)
+                try:
                     await self._converse(reader, writer)
                     writer.close()
                     await writer.wait_closed()
-        finally:
-            writer.transport.abort()
+                finally:
+                    writer.transport.abort()
+
+    async def _streams(
+        self, accepted: socket.socket
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the two ends of a connection, once TLS is up where there is any. OSError."""
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=_READ_BYTES)
+        transport, protocol = await loop.connect_accepted_socket(
+            lambda: asyncio.StreamReaderProtocol(reader),
+            accepted,
+            ssl=self._tls.context if self._tls else None,
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER)
@@ -100,21 +151,29 @@ class MonitoringServer:
             if request is None:
                 return
             method = request.method
-            answer = self._guarded(method, request.target.partition(b"?")[0])
+            answer = self._guarded(
+                _Asked(
+                    method=method,
+                    path=request.target.partition(b"?")[0],
+                    certificate=writer.get_extra_info("peercert"),
+                )
+            )
         writer.write(_encoded(http, answer, head_only=method == b"HEAD"))
         await writer.drain()
 
-    def _guarded(self, method: bytes, path: bytes) -> _Answer:
+    def _guarded(self, asked: _Asked) -> _Answer:
         try:
-            return self._answer(method, path)
+            return self._answer(asked)
         except Exception:
-            log_crash(logger, "page not served", path=path.decode(errors="replace"))
+            log_crash(logger, "page not served", path=asked.path.decode(errors="replace"))
             return _Answer.of(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _answer(self, method: bytes, path: bytes) -> _Answer:
-        if method not in (b"GET", b"HEAD"):
+    def _answer(self, asked: _Asked) -> _Answer:
+        if asked.method not in (b"GET", b"HEAD"):
             return _Answer.of(HTTPStatus.METHOD_NOT_ALLOWED)
-        match path:
+        match asked.path:
+            case b"/metrics" if self._tls and not self._tls.admits(asked.certificate):
+                return _FORBIDDEN
             case b"/metrics":
                 return _Answer(HTTPStatus.OK, self._exposition(), CONTENT_TYPE_LATEST)
             case b"/healthz":
@@ -124,6 +183,13 @@ class MonitoringServer:
             case b"/readyz":
                 return _Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"not ready yet\n")
         return _Answer.of(HTTPStatus.NOT_FOUND)
+
+
+def _scraper_tls(settings: MetricsTlsSettings) -> "ScraperTls":
+    """Import what TLS needs only where it is asked for: an idle daemon would pay for it."""
+    from kmm_common.scrapers import ScraperTls
+
+    return ScraperTls(settings)
 
 
 async def _request(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:

@@ -54,6 +54,19 @@ class ProgramSettings(Strict):
     """What is logged at least; above info the steps of each node and Module are not."""
 
 
+class MetricsTlsSettings(Strict):
+    """Metrics for whoever has a certificate; PEM files, read anew when they change."""
+
+    cert: Path
+    """The certificate that scrapers and probes are shown."""
+    key: Path
+    """Its private key."""
+    ca: Path
+    """What scrapers' certificates must be signed by."""
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """DNS names or URIs, one of which a scraper's certificate must have."""
+
+
 S = TypeVar("S", bound=Strict)
 
 

@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
+from kmm_common.settings import (
+    RELOADABLE,
+    Address,
+    MetricsTlsSettings,
+    ProgramSettings,
+    Strict,
+    load_settings,
+)
 from kmm_cp.policy.neighbours import LEASE
 
 PREFIX = "KMM_CP_"
@@ -90,6 +97,9 @@ class Settings(ProgramSettings):
     """Where daemons connect."""
     metrics_listen: Address = "127.0.0.1:8080"
     """Where /metrics, /healthz and /readyz are served."""
+    metrics_tls: MetricsTlsSettings | None = None
+    """Set to serve `metrics_listen` by TLS, and /metrics to some certificates only; /healthz and
+    /readyz need none."""
     tls: TlsSettings
     enrolment: EnrolmentSettings | None = None
     """Set to have daemons enrol with tokens of their Pods. The files of `tls` are then written by

@@ -120,7 +120,9 @@ async def _run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
 
 async def _serve(settings: Settings, parts: Sequence[Part], metrics: Metrics) -> None:
     # Ready with or without a control plane: the daemon knows by now what the kernel has.
-    monitoring = MonitoringServer(settings.metrics_listen, exposition=metrics.exposition)
+    monitoring = MonitoringServer(
+        settings.metrics_listen, exposition=metrics.exposition, tls=settings.metrics_tls
+    )
     await monitoring.start()
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -7,7 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from kmm_common.settings import RELOADABLE, Address, ProgramSettings, Strict, load_settings
+from kmm_common.settings import (
+    RELOADABLE,
+    Address,
+    MetricsTlsSettings,
+    ProgramSettings,
+    Strict,
+    load_settings,
+)
 
 PREFIX = "KMM_DAEMON_"
 
@@ -65,6 +72,9 @@ class Settings(ProgramSettings):
     """After which one that was asked is killed."""
     metrics_listen: Address = "127.0.0.1:8081"
     """Where /metrics, /healthz and /readyz are served."""
+    metrics_tls: MetricsTlsSettings | None = None
+    """Set to serve `metrics_listen` by TLS, and /metrics to some certificates only; /healthz and
+    /readyz need none."""
 
     @model_validator(mode="after")
     def _files_of_enrolment_together(self) -> Self:

@@ -3,16 +3,20 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from kmm_sandbox.pki import Identity
 from kmm_sandbox.sandbox import REPOSITORY
+from support.certificates import Certificates
+from support.cluster import Cluster
 from support.daemonprocess import running_daemon
 from support.fleet import Fleet, eventually
-from support.kmmcp import KmmCp
+from support.kmmcp import KmmCp, new_control_plane
 from support.prometheus import (
     Json,
     Prometheus,
@@ -60,6 +64,15 @@ async def asked(prometheus: Prometheus, expression: str, value: float = 1.0) -> 
         lambda found: found == value,
         what=expression,
     )
+
+
+def tls_config(certificates: Certificates, **identity: Any) -> Json:
+    """Return what the Prometheus Operator makes of a tlsConfig; a client only with an identity."""
+    config: Json = {"ca_file": str(certificates.server().ca), "server_name": "localhost"}
+    if identity:
+        files = certificates.issue(Identity(common_name="x", client=True, **identity))
+        config |= {"cert_file": str(files.cert), "key_file": str(files.key)}
+    return config
 
 
 @pytest.fixture
@@ -110,3 +123,73 @@ async def test_every_alert_is_evaluated_without_an_error_and_tells_of_nothing(
     )
     assert {rule["name"] for rule in evaluated} == {rule["alert"] for rule in RULES}
     assert scraped.query('ALERTS{alertstate="firing"}') == []
+
+
+def metrics_tls(certificates: Certificates) -> Json:
+    """Return a program's setting: metrics for one name only."""
+    files = certificates.server()
+    paths = {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)}
+    return {**paths, "names": [SCRAPER]}
+
+
+SCRAPER = "prometheus.monitoring.svc"
+
+
+async def test_metrics_over_tls_are_for_the_scraper_that_is_named(
+    fleet: Fleet, kubernetes: Cluster, tmp_path: Path
+) -> None:
+    """A second replica of the control plane and a daemon, which serve by TLS."""
+    node = await fleet.node(daemon=False)
+    files = await asyncio.to_thread(node.certificate)
+    certificates = fleet.control_plane.certificates
+    replica = new_control_plane(kubernetes, tmp_path / "replica", certificates=certificates)
+    replica.settings |= {"replica": "by-tls", "metrics_tls": metrics_tls(certificates)}
+    (tmp_path / "replica").mkdir()
+    stranger = Certificates(tmp_path / "stranger")
+    with (
+        closing(replica),
+        running_daemon(
+            tmp_path / "daemon",
+            server_port=fleet.control_plane.port,
+            files=files,
+            metrics_tls=metrics_tls(certificates),
+        ) as (_, address),
+    ):
+        await asyncio.to_thread(replica.launch)
+        programs = {"kmm-cp": replica.settings["metrics_listen"], "kmm-daemon": address}
+        scrapers = {
+            "named": tls_config(certificates, hosts=[SCRAPER]),
+            "other": tls_config(certificates, hosts=["other.monitoring.svc"]),
+            "nobody": tls_config(certificates),
+            "stranger": {
+                **tls_config(stranger, hosts=[SCRAPER]),
+                "ca_file": str(certificates.server().ca),
+            },
+        }
+        endpoint = {"path": "/metrics", "scheme": "https"}
+        jobs = [
+            {**job(f"{program}/{scraper}", endpoint, target), "tls_config": config}
+            for program, target in programs.items()
+            for scraper, config in scrapers.items()
+        ]
+        with running_prometheus(tmp_path / "prometheus", jobs) as prometheus:
+            for program in programs:
+                await asked(prometheus, f'up{{job="{program}/named"}}')
+                for scraper, told in REFUSED.items():
+                    await refused(prometheus, f"{program}/{scraper}", told)
+            await asked(prometheus, 'kmm_daemon_session_connected{job="kmm-daemon/named"}')
+        assert await asyncio.to_thread(replica.stop) == 0
+
+
+REFUSED = {"other": "403 Forbidden", "nobody": "403 Forbidden", "stranger": "Get "}
+"""A part of what Prometheus says; for the stranger there is no answer, in more than one wording."""
+
+
+async def refused(prometheus: Prometheus, name: str, told: str) -> None:
+    """Wait until a scrape has failed for a reason."""
+    await eventually(
+        lambda: asyncio.to_thread(prometheus.problem, name),
+        lambda problem: told in problem,
+        what=f"{name}: {told}",
+    )
+    assert await asyncio.to_thread(prometheus.value, f'up{{job="{name}"}}') == 0.0

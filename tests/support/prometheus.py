@@ -7,6 +7,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,19 @@ class Prometheus:
     def is_ready(self) -> bool:
         """Tell whether it answers queries."""
         try:
-            return self.value("vector(1)") == 1.0
+            return self._exchange("/-/ready")[0] == HTTPStatus.OK
         except OSError:
             return False
 
     def _get(self, path: str) -> Any:
+        return json.loads(self._exchange(f"/api/v1/{path}")[1])["data"]
+
+    def _exchange(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.address, timeout=LIMIT_SECONDS)
         try:
-            connection.request("GET", f"/api/v1/{path}")
-            return json.load(connection.getresponse())["data"]
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         finally:
             connection.close()
 

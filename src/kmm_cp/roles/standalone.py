@@ -74,7 +74,10 @@ async def _run(client: KubeClient, file: SettingsFile[Settings], metrics: Metric
     enrolment = await enrolling(client, settings, SystemClock())
     parts = _wired(client, file, metrics, enrolment)
     monitoring = MonitoringServer(
-        settings.metrics_listen, exposition=metrics.exposition, ready=parts.manager.synced.is_set
+        settings.metrics_listen,
+        exposition=metrics.exposition,
+        ready=parts.manager.synced.is_set,
+        tls=settings.metrics_tls,
     )
     await monitoring.start()
     try:

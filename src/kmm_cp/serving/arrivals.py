@@ -4,13 +4,10 @@ asyncio's own listener with TLS keeps the reason of a handshake that failed to i
 """
 
 import asyncio
-import errno
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from kmm_common import tls
 from kmm_common.clock import Clock
@@ -20,12 +17,8 @@ from kmm_cp.serving.crowd import CrowdedError, Handshakes
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 4096
-"""With asyncio's 100, thousands of daemons that return at once overflow the queue."""
 PAUSE_SECONDS = 1.0
 """Before the next attempt to accept, where the system has no room for one more connection."""
-
-_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 OnFailed = Callable[[str, OSError], None]
 """Is told the address of a peer, and why there is no TLS with it."""
@@ -132,33 +125,3 @@ async def _spoken(connection: socket.socket) -> None:
             raise ConnectionAbortedError(message) from error
         raise
     loop.remove_reader(connection)
-
-
-async def listening_sockets(host: str | None, port: int) -> list[socket.socket]:
-    """Open a port on every address of a host, of the machine if None. OSError if it is taken."""
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    opened: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(infos):
-            opened += _listening(family, address[:2])
-    except BaseException:
-        for one in opened:
-            one.close()
-        raise
-    if not opened:
-        raise OSError(errno.EADDRNOTAVAIL, f"no address of {host} is one of this machine")
-    return opened
-
-
-def _listening(family: int, address: Any) -> list[socket.socket]:
-    try:
-        opened = socket.create_server(address, family=family, backlog=BACKLOG)
-    except OSError as error:
-        # IPv6 may be resolved and yet be switched off.
-        if error.errno in _NO_SUCH_FAMILY:
-            return []
-        # The address, which create_server adds, is told by whoever tells of this.
-        raise OSError(error.errno, os.strerror(error.errno or 0).lower()) from error
-    opened.setblocking(False)
-    return [opened]

@@ -18,11 +18,11 @@ import h11
 
 from kmm_common.clock import Clock
 from kmm_common.errors import KmmError, TransientError
-from kmm_common.listening import host_and_port
+from kmm_common.listening import host_and_port, listening_sockets
 from kmm_common.logs import log, log_crash
 from kmm_common.tls import ServerTls
 from kmm_common.wire.http2 import address_text
-from kmm_cp.serving.arrivals import Arrivals, listening_sockets
+from kmm_cp.serving.arrivals import Arrivals
 from kmm_cp.serving.enrolment import Enrolment, EnrolRequest, TooManyRequestsError
 from kmm_cp.serving.identity import NodeIdentityError
 from kmm_cp.serving.issue import RequestError

@@ -15,12 +15,12 @@ from grpclib.server import Server
 
 from kmm_common import tls
 from kmm_common.clock import Clock
-from kmm_common.listening import host_and_port
+from kmm_common.listening import host_and_port, listening_sockets
 from kmm_common.logs import log
 from kmm_common.tls import ServerTls
 from kmm_common.wire.codec import Codec
 from kmm_common.wire.http2 import BoundedProtocol, configuration
-from kmm_cp.serving.arrivals import Arrivals, listening_sockets
+from kmm_cp.serving.arrivals import Arrivals
 from kmm_cp.serving.crowd import Connections
 from kmm_cp.serving.ports import Observer
 from kmm_cp.serving.refused import RefusedPeers

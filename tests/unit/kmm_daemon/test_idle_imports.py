@@ -12,7 +12,16 @@ from kmm_daemon import cli, settings
 settings.load(Path(sys.argv[1]), {"KMM_DAEMON_DRIFT_CHECK_SECONDS": "30.0"})
 print(*(name for name in sys.argv[2:] if name in sys.modules))
 """
-UNWANTED = ("aiohttp", "cryptography", "kubernetes_asyncio", "oras", "yaml")
+UNWANTED = (
+    "aiohttp",
+    "cryptography",
+    "kubernetes_asyncio",
+    "oras",
+    "yaml",
+    "kmm_common.scrapers",
+    "kmm_common.sampling",
+    "kmm_common.tasks",
+)
 
 
 def test_a_daemon_whose_settings_are_json_imports_nothing_that_it_does_not_need(
