@@ -3,18 +3,26 @@
 import asyncio
 import json
 from collections import deque
+from collections.abc import Sequence
 
 import pytest
 
 from kmm_common.api.names import PAUSED_ANNOTATION, TOLERATED_FAILURES_ANNOTATION, Reason
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.progress import Progress
+from support.argohealth import ARGO_HEALTH, healths
 from support.fleet import KMM, STATES, Fleet, eventually
 from support.kstatus import KSTATUS, Verdict, verdicts
 from support.simkernel import failure
 from support.simnode import SimNode
 
 IN_PROGRESS, FAILED, CURRENT, TERMINATING = "InProgress", "Failed", "Current", "Terminating"
+HEALTH = {
+    IN_PROGRESS: "Progressing",
+    TERMINATING: "Progressing",
+    FAILED: "Degraded",
+    CURRENT: "Healthy",
+}
 PAUSED = {"annotations": {PAUSED_ANNOTATION: "true"}}
 SYMBOL = failure(Reason.UNKNOWN_SYMBOL, "Unknown symbol foo", retry=False)
 
@@ -22,11 +30,21 @@ SYMBOL = failure(Reason.UNKNOWN_SYMBOL, "Unknown symbol foo", retry=False)
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     KSTATUS.find(Progress())
+    ARGO_HEALTH.find(Progress())
+
+
+def _verdicts(objects: Sequence[Object]) -> list[Verdict]:
+    """Return what kstatus says of each, after a look at whether the script for Argo CD agrees."""
+    found = verdicts(objects)
+    for verdict, health in zip(found, healths(objects), strict=True):
+        assert health.status == HEALTH[verdict.status]
+        assert verdict.status != FAILED or health.message == verdict.message
+    return found
 
 
 async def _judged(found: Object | None) -> Verdict:
     assert found is not None
-    (verdict,) = await asyncio.to_thread(verdicts, [found])
+    (verdict,) = await asyncio.to_thread(_verdicts, [found])
     return verdict
 
 
@@ -63,7 +81,7 @@ async def _versions(fleet: Fleet, collection: str, name: str, since: str) -> lis
     seen = await eventually(
         look, lambda found: version in {each["metadata"]["resourceVersion"] for each in found}
     )
-    return [verdict.status for verdict in await asyncio.to_thread(verdicts, seen)]
+    return [verdict.status for verdict in await asyncio.to_thread(_verdicts, seen)]
 
 
 def _modules(fleet: Fleet) -> str:

@@ -5,13 +5,17 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox.binaries import cache_directory, only_builder, pinned_version
 from kmm_sandbox.gobuild import Build, build
 from kmm_sandbox.gotoolchain import find_go
+from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.progress import Progress
+
+ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,19 @@ class GoProgram:
                 self._fill(directory, progress)
         crds = tuple(sorted((directory / "crds").glob("*.yaml")))
         return Built(program=directory / self.name, crds=crds)
+
+    def answers(self, objects: Iterable[Object], *arguments: str) -> list[Object]:
+        """Run it on objects, as JSON lines; return its answers, which are JSON lines too."""
+        ran = subprocess.run(
+            [self.find(Progress()).program, *arguments],
+            input="".join(f"{json.dumps(each)}\n" for each in objects),
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return [json.loads(line) for line in ran.stdout.splitlines()]
 
     def _fingerprint(self) -> str:
         files = [*sorted((self.source / self.package).glob("*.go")), self.source / "go.mod"]
