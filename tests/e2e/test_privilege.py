@@ -239,3 +239,19 @@ def test_daemon_that_may_not_read_the_kernel_log_fails_without_its_lines(stage: 
         stage.until(lambda: stage.errors("core") == {"DeviceError"}, "all nodes fail")
     assert "kernelLog" not in stage.report(NODE, "core")["error"]
     assert f"{CORE}: told to fail with -19" in stage.report("node2", "core")["error"]["kernelLog"]
+
+
+def test_daemon_tells_of_itself_within_its_profile(stage: Stage) -> None:
+    node = stage.sandbox.nodes[NODE]
+    before = daemon_pid(node)
+
+    def send(number: str, message: str) -> None:
+        node.run_in_pod("sh", "-c", f'kill -{number} "$(cat /run/kmm/daemon.lock)"').check()
+        stage.until(lambda: f'"msg": "{message}"' in stage.daemon_log(NODE), message)
+
+    send("USR1", "tasks told")
+    assert "most recent call first" in stage.daemon_log(NODE)
+    send("USR2", "profile begun")
+    send("USR2", "profile ended")
+    assert daemon_pid(node) == before
+    assert stage.asked(node, "/healthz")[0] == 200
