@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import bounds
+import fields
 import rbac
 
 import kmm_cp.settings
@@ -97,7 +98,7 @@ def _meanings(model: type[Strict]) -> dict[str, str]:
 
 def main() -> int:
     """Write the pages, or with --check tell whether they are up to date."""
-    pages = {PAGE: page(), rbac.PAGE: rbac.page(), bounds.PAGE: bounds.page()}
+    pages = {PAGE: page()} | {each.PAGE: each.page() for each in (bounds, fields, rbac)}
     if sys.argv[1:] == ["--check"]:
         stale = [
             path.name

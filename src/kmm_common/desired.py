@@ -50,7 +50,9 @@ class ModprobeArgs:
     """Arguments for the two directions of modprobe."""
 
     load: tuple[str, ...] = ()
+    """For loading."""
     unload: tuple[str, ...] = ()
+    """For unloading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Modprobe:
     dir_name: str = "/opt"
     """Directory of the image that holds lib/modules/<kernel>: modprobe -d."""
     parameters: tuple[str, ...] = ()
+    """Module parameters, name=value."""
     args: ModprobeArgs = ModprobeArgs()
     """Options put before the module's name."""
     raw_args: ModprobeArgs = ModprobeArgs()
@@ -77,20 +80,27 @@ class DesiredModule:
     """One Module on one node: an entry of NodeModulesState.spec.modules."""
 
     namespace: str
+    """metadata.namespace of the Module."""
     name: str
+    """metadata.name of the Module."""
     uid: str
     """metadata.uid of the Module."""
     kernel_version: str
     """The kernel this entry is for, as uname -r prints it; on another one it is left alone."""
     image: str
+    """Image reference, variables replaced."""
     image_digest: str = ""
     """sha256:<hex>; empty while the control plane could not resolve the image."""
     image_pull_policy: str = "IfNotPresent"
+    """Always, IfNotPresent or Never."""
     pull_secret: str = ""
     """Name of a Secret in the Module's namespace; its content is never stored."""
     registry_tls: RegistryTLS = RegistryTLS()
+    """How the registry of the image is spoken to."""
     in_tree_modules_to_remove: tuple[str, ...] = ()
+    """Modules of the kernel's own tree that are unloaded before the load."""
     modprobe: Modprobe = Modprobe()
+    """How modprobe is called."""
     config_hash: str = ""
     """config_hash() of this entry: what reaches the kernel."""
     conflicts_with: str = ""
@@ -123,8 +133,11 @@ class ModuleFailure:
     reason: str
     """One of kmm_common.api.names.Reason."""
     message: str
+    """What failed, and what to do; at most 512 bytes."""
     exit_code: int | None = None
+    """modprobe's, where it ended with one."""
     kernel_log: tuple[str, ...] = ()
+    """What the kernel said meanwhile; at most 10 lines and 1 KiB."""
 
     def bounded(self) -> "ModuleFailure":
         """Return a copy that fits the bounds of NodeModulesState.status."""

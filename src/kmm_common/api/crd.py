@@ -102,7 +102,11 @@ def _state_status() -> Json:
         "x-kubernetes-list-type": "atomic",
         "items": schema.of_dataclass(NodeModuleStatus),
     }
-    conditions: Json = {"type": "array", "items": schema.of_model(Condition)}
+    conditions: Json = {
+        "type": "array",
+        "description": "Ready, Reconciling and Stalled of the whole node, and Paused.",
+        "items": schema.of_model(Condition),
+    }
     _keyed_by(conditions, "type")
     return {
         "type": "object",

@@ -34,7 +34,9 @@ class DaemonStatus:
     connected: bool = False
     """False once no replica of the control plane has served the node for a minute."""
     pod_name: str = ""
+    """Its Pod, in the operator's namespace."""
     version: str = ""
+    """Its release."""
     since: Time = ""
     """Last change of connected, RFC 3339."""
     instance: str = ""
@@ -48,10 +50,13 @@ class ModuleStatus:
     """What the daemon said of one Module."""
 
     namespace: str
+    """metadata.namespace of the Module."""
     name: str
+    """metadata.name of the Module."""
     uid: str
     """metadata.uid of the Module."""
     state: ModuleState
+    """Where the Module is on the node."""
     in_kernel: bool = False
     """True while the Module's module is in the running kernel, whatever its configuration."""
     image_digest: str = ""
@@ -75,8 +80,11 @@ class Summary:
     """What the printer columns show."""
 
     desired: int = 0
+    """Modules that the node should have."""
     loaded: int = 0
+    """Modules that are Loaded."""
     failed: int = 0
+    """Modules that are Failed."""
     error: str = ""
     """The first failure, as namespace/name: reason."""
 
