@@ -1,0 +1,27 @@
+"""The pages of docs/, as tests read them."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+
+
+def table_rows(page: Path) -> list[dict[str, str]]:
+    """Return the rows of a page's tables, by the heads of their columns."""
+    found, heads = list[dict[str, str]](), list[str]()
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line[:1] == "|" else []
+        if not cells:
+            heads = []
+        elif not heads:
+            heads = cells
+        elif not set(line) <= set("|-"):
+            found.append(dict(zip(heads, cells, strict=True)))
+    return found
+
+
+def names_in(cell: str) -> list[str]:
+    """Return what a cell has in code font."""
+    return re.findall(r"`([^`]+)`", cell)
