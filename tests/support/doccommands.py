@@ -13,7 +13,7 @@ from kmm_sandbox.processes import run
 
 PROGRAMS = ("kubectl", "make", "helm", "kmm", "kmm-daemon")
 _COMMAND = re.compile(rf"(?:{'|'.join(PROGRAMS)}) \S")
-_ENDS = ("|", "&&", ";", ">", "<", "2>", "#", "\\")
+_ENDS = ("|", "&&", "&", ";", ">", "<", "2>", "#", "\\")
 _FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")

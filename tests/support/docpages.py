@@ -3,9 +3,19 @@
 import re
 from pathlib import Path
 
+from kmm_common.api import crd
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
+OTHER_RESOURCES = frozenset(
+    (
+        *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
+        *("configmap", "crd", "daemonset", "deployment", "namespace", "node", "nodes"),
+        *("pod", "pods", "rolebinding", "secret"),
+    )
+)
+"""Of Kubernetes and of cert-manager, as pages name them."""
 
 
 def table_rows(page: Path) -> list[dict[str, str]]:
@@ -25,3 +35,12 @@ def table_rows(page: Path) -> list[dict[str, str]]:
 def names_in(cell: str) -> list[str]:
     """Return what a cell has in code font."""
     return re.findall(r"`([^`]+)`", cell)
+
+
+def resources() -> frozenset[str]:
+    """Return the names of resources that a command may have."""
+    ours = set[str]()
+    for definition in (crd.module(), crd.node_modules_state()):
+        names = definition["spec"]["names"]
+        ours |= {names["plural"], names["singular"], *names.get("shortNames", ())}
+    return OTHER_RESOURCES | ours

@@ -14,23 +14,14 @@ import yaml
 import kmm_cp.settings
 import kmm_daemon.settings
 from kmm_cli import main as kmm
-from kmm_common.api import crd
 from kmm_sandbox.binaries import find_kubectl
 from kmm_sandbox.processes import run
 from support.doccommands import Command, commands, kubectl_problem
-from support.docpages import DOCS, ROOT
+from support.docpages import DOCS, ROOT, resources
 
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob(".github/**/*.md")])
 INDEX = DOCS / "README.md"
 KINDS = ("tutorial", "how-to", "reference", "explanation")
-OTHER_RESOURCES = frozenset(
-    (
-        *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
-        *("configmap", "crd", "daemonset", "deployment", "namespace", "node", "nodes"),
-        *("pod", "pods", "rolebinding", "secret"),
-    )
-)
-"""Of Kubernetes and of cert-manager, as pages name them."""
 HELM_COMMANDS = ("install", "rollback", "template", "uninstall", "upgrade")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _LINK_TEXT = re.compile(r"\[([^\]]*)\]\([^)]*\)")
@@ -91,15 +82,6 @@ def test_index_names_every_page_of_a_kind(kind: str) -> None:
 
 def test_readme_leads_to_the_index() -> None:
     assert INDEX in {target(ROOT / "README.md", link) for link in links(ROOT / "README.md")}
-
-
-def resources() -> frozenset[str]:
-    """Return the names of resources that a command may have."""
-    ours = set[str]()
-    for definition in (crd.module(), crd.node_modules_state()):
-        names = definition["spec"]["names"]
-        ours |= {names["plural"], names["singular"], *names.get("shortNames", ())}
-    return OTHER_RESOURCES | ours
 
 
 def test_commands_of_kubectl_have_verbs_flags_and_resources_that_exist() -> None:
