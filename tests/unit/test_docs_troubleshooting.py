@@ -3,9 +3,11 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import yaml
+from grpclib.const import Status
 
 from kmm_common.api import names
 from kmm_common.api.names import Event, Reason
@@ -32,11 +34,15 @@ def alerts() -> list[str]:
     return [rule["alert"] for group in rules["spec"]["groups"] for rule in group["rules"]]
 
 
+@cache
+def sources() -> tuple[ast.Module, ...]:
+    files = (file for name in PROGRAMS for file in (ROOT / "src" / name).rglob("*.py"))
+    return tuple(ast.parse(file.read_text()) for file in files)
+
+
 def loud_lines() -> set[str]:
     """Return the messages that the programs log as warnings or errors."""
-    files = (file for name in PROGRAMS for file in (ROOT / "src" / name).rglob("*.py"))
-    trees = (ast.parse(file.read_text()) for file in files)
-    return {message for tree in trees for message in _messages(tree)}
+    return {message for tree in sources() for message in _messages(tree)}
 
 
 def _messages(tree: ast.AST) -> Iterator[str]:
@@ -73,6 +79,26 @@ def test_each_has_one_entry_and_no_entry_is_of_what_does_not_exist(
 ) -> None:
     assert there
     assert entries(column) == Counter(map(str, there))
+
+
+def test_daemons_words_that_are_listed_are_in_what_it_says() -> None:
+    texts = [
+        node.value
+        for tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    rows = [row for row in table_rows(PAGE) if "the daemon says" in row]
+    said = [each for row in rows for each in names_in(row["the daemon says"])]
+    assert said
+    # A status of gRPC stands before what the control plane has said.
+    words = [each for each in map(_without_status, said) if each]
+    assert [each for each in words if not any(each in text for text in texts)] == []
+
+
+def _without_status(text: str) -> str:
+    status, _, message = text.partition(": ")
+    return message if status in Status.__members__ else text
 
 
 def test_stars_are_at_the_reasons_that_the_reference_has_as_tried_again() -> None:
