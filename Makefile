@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ONLY ?=
 SECONDS ?= 60
+IN_IMAGES = $(BIN)/python -m uv pip compile --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-header -q
 
-.PHONY: help sandbox sandbox-check test test-nightly unit api fault e2e fuzz collect-errors check format generate lock bench clean
+.PHONY: help sandbox sandbox-check images test test-nightly test-images unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,14 +29,20 @@ sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C
 sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
 	@exec $(BIN)/python -m kmm_sandbox check
 
+images: $(READY) ## Build the images of both programs, with an SBOM each (OUTPUT=directory)
+	@exec $(BIN)/python -m images.build $(if $(OUTPUT),--output $(OUTPUT))
+
 test: $(READY) ## Run every tier of tests and count them
-	@exec $(BIN)/python tests/tiers.py unit api fault e2e
+	@exec $(BIN)/python tests/tiers.py unit api fault images e2e
 
 test-nightly: $(READY) ## Run the tests that take minutes each, about an hour in all
 	@exec $(BIN)/python tests/tiers.py nightly
 
 unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@
+
+test-images: $(READY) ## Run the tier that builds the images and looks into them
+	@exec $(BIN)/python tests/tiers.py images
 
 fuzz: $(READY) ## Fuzz every parser (SECONDS=60 for each target, ONLY=name for one)
 	@cd tests && exec ../$(BIN)/python -m fuzz --seconds $(SECONDS) $(ONLY)
@@ -66,10 +73,13 @@ generate: $(READY) ## Write crds/, the wire messages, the chart and pages of doc
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
 	@PYTHONPATH=tests exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-lock: $(READY) ## Lock the versions of pyproject.toml, and of the linter of manifests, anew
+lock: $(READY) ## Lock the versions of pyproject.toml, of the images, and of the linter of manifests, anew
 	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header -q -o requirements.lock
 	$(BIN)/python -m uv pip compile tests/support/checkov/requirements.in --universal --python-version 3.11 --generate-hashes --no-header -q \
 	  -o tests/support/checkov/requirements.lock
+	$(IN_IMAGES) --extra cp --extra speed pyproject.toml -o images/cp.lock
+	$(IN_IMAGES) --extra daemon pyproject.toml -o images/daemon.lock
+	$(IN_IMAGES) images/build.in -o images/build.lock
 
 clean: ## Remove the Python environment and caches of this checkout
 	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .run

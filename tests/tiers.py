@@ -41,6 +41,11 @@ def nothing_needed() -> str:
     return ""
 
 
+def root_needed() -> str:
+    """Say what keeps images from being built here."""
+    return "" if os.geteuid() == 0 else "images are made of files of root's: run it as root"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """What keeps a tier from running here (empty: nothing), and how its pytest is started."""
@@ -60,6 +65,7 @@ TIERS = {
     "unit": Tier(),
     "api": Tier(),
     "fault": Tier(),
+    "images": Tier(obstacle=root_needed),
     "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside, shards=2),
     "nightly": Tier(directories=("api", "fault"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS),
 }
