@@ -33,7 +33,7 @@ NOT_NEEDED = {
 """Packages that others depend on, and why an image does without."""
 LEFT_OUT = re.compile(
     r"/usr/share/(man|info|locale|lintian|bug|bash-completion|menu|pixmaps|applications)/"
-    r"|/usr/share/doc/(?!.*/copyright$)"
+    r"|/usr/share/doc/[^/]+/(?!copyright$)"
     r"|/etc/(init\.d|cron\.|default/|modprobe\.d|depmod\.d|modules)"
     r"|/usr/share/initramfs-tools/|/lib/(systemd|modprobe\.d|depmod\.d)/|/usr/lib/(tmpfiles\.d|systemd)/"
     # Converters between character sets, for iconv(3); Python has its own.

@@ -67,7 +67,9 @@ TIERS = {
     "fault": Tier(),
     "images": Tier(obstacle=root_needed),
     "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside, shards=2),
-    "nightly": Tier(directories=("api", "fault"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS),
+    "nightly": Tier(
+        directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
+    ),
 }
 
 

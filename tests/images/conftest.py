@@ -1,6 +1,6 @@
 """Both images, built once a run, or taken from the cache."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,11 @@ def built(request: pytest.FixtureRequest, images: Mapping[str, build.Built]) -> 
 @pytest.fixture(scope="session")
 def roots(
     images: Mapping[str, build.Built], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mapping[str, Path]]:
+) -> Mapping[str, Path]:
     """The images' files, unpacked, by the images' names."""
     roots = {each.name: tmp_path_factory.mktemp(each.name) for each in images.values()}
     for each in images.values():
         each.image.unpack(roots[each.name])
-    yield roots
+        # Of pytest's directories, only their owner may go into.
+        roots[each.name].chmod(0o755)
+    return roots

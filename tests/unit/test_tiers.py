@@ -25,7 +25,7 @@ def test_what_is_asked_for_runs_in_one_process() -> None:
 
 
 def test_nightly_tests_are_chosen_among_those_of_other_tiers() -> None:
-    places = [str(tiers.TESTS / name) for name in ("api", "fault")]
+    places = [str(tiers.TESTS / name) for name in ("api", "fault", "images")]
     assert tiers.dealt("nightly", ("-k", "x")) == [[*places, "-m", "nightly", "-k", "x"]]
 
 
