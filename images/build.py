@@ -37,8 +37,8 @@ POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 KEPT = 8
 """Images of a name in the cache, of some 50 MiB each; more than there are checkouts at work."""
 PYTHON = "3.11"
-GLIBC_MINORS = range(17, 37)
-"""Of glibc 2.x: wheels for any up to Debian 12's run there."""
+GLIBC_MINORS = range(36, 16, -1)
+"""Of glibc 2.x, from Debian 12's down: pip takes a wheel for the first, there as here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +195,8 @@ def make_context(context: Path, name: str, downloaded: Path) -> None:
 def wheels(cache: Path, name: str) -> Path:
     """Return a directory with the wheels that an image's lock files have the hashes of."""
     locks = [REPOSITORY / "images" / f"{each}.lock" for each in (name, "build")]
-    key = hashlib.sha256("".join(map(_digest, locks)).encode()).hexdigest()[:16]
-    place = cache / f"wheels-{key}-{platform.machine()}"
+    state = [*map(_digest, locks), *_tags()]
+    place = cache / f"wheels-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
     if not place.exists():
         with tempfile.TemporaryDirectory(prefix="partial-", dir=cache) as scratch:
             partial = Path(scratch, "wheels")
@@ -208,14 +208,20 @@ def wheels(cache: Path, name: str) -> Path:
 
 
 def _download(lock: Path, to: Path) -> list[str]:
-    """For the base's Python, whichever runs this."""
-    machine = platform.machine()
-    systems = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS]
-    tags = [f"--platform={tag}" for tag in (*systems, f"manylinux2014_{machine}")]
     return [
         *(sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"),
         *("--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(lock), "-d", str(to)),
-        *(f"--python-version={PYTHON}", "--implementation=cp", *tags),
+        *_tags(),
+    ]
+
+
+def _tags() -> list[str]:
+    """Return pip's options for wheels for the base's Python, whichever runs this."""
+    machine = platform.machine()
+    systems = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS]
+    return [
+        *(f"--python-version={PYTHON}", "--implementation=cp"),
+        *(f"--platform={tag}" for tag in (*systems, f"manylinux2014_{machine}")),
         *("--abi=cp311", "--abi=abi3", "--abi=none"),
     ]
 
