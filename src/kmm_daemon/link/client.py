@@ -88,8 +88,10 @@ class LinkClient:
         while True:
             self._opened_at = None
             try:
-                await self._session()
+                # In a task of its own: how often that is cancelled is grpclib's business.
+                await asyncio.create_task(self._session(), name="link session")
             except Exception as error:
+                _unless_cancelled()
                 self._closed(error)
             attempt = 1 if self._was_stable() else attempt + 1
             await self._clock.sleep(self._backoff.delay(attempt))
@@ -180,6 +182,17 @@ class LinkClient:
     def _was_stable(self) -> bool:
         opened = self._opened_at
         return opened is not None and self._clock.monotonic() - opened >= STABLE_SECONDS
+
+
+def _unless_cancelled() -> None:
+    """Raise the CancelledError of which an error has taken the place.
+
+    A session of which a part fails while it is cancelled ends with that failure, in a TaskGroup as
+    in grpclib: whoever takes it for the end of a session only would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _cause(error: Exception) -> Exception:

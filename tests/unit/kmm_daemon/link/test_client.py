@@ -19,7 +19,7 @@ from kmm_common.errors import TransientError
 from kmm_common.logs import fields_of
 from kmm_common.tls import ServerTls, TlsFiles
 from kmm_daemon.link.client import STABLE_SECONDS, reconnect_backoff
-from kmm_daemon.values import StateReport, UpdateKind
+from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, StateReport, UpdateKind
 from support.certificates import Certificates
 from support.desired import desired, reported
 from support.link import Holder, Told, acked, end_session, linked
@@ -358,6 +358,30 @@ async def test_cancelling_ends_the_link_at_once_whatever_it_waits_for(tmp_path: 
             await until(lambda: accepted_at)
         async with asyncio.timeout(DEADLINE):
             await asyncio.sleep(0)
+
+
+class FailsWhenCancelled(Holder):
+    """An agent in which something fails just when the daemon is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def accept(self, update: DesiredUpdate) -> Accepted | NeedsSnapshot:
+        self.asked.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise TransientError("cannot write the journal; make room") from None
+
+
+async def test_link_ends_when_told_to_though_its_session_fails_meanwhile(replica: Serving) -> None:
+    holder = FailsWhenCancelled()
+    async with (
+        asyncio.timeout(DEADLINE),
+        linked(replica.port, replica.node("a", target(1, ONE)), holder),
+    ):
+        await holder.asked.wait()
 
 
 async def test_attempts_are_spread_ever_wider_until_a_session_was_stable(
