@@ -36,7 +36,7 @@ test: $(READY) ## Run every tier of tests and count them
 	@exec $(BIN)/python tests/tiers.py unit api fault images e2e
 
 test-nightly: $(READY) ## Run the tests that take minutes each, about an hour in all
-	@exec $(BIN)/python tests/tiers.py nightly
+	@exec $(BIN)/python tests/tiers.py nightly cluster
 
 unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from kmm_sandbox import machine, namespaces
+from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.cluster import programs
+from kmm_sandbox.progress import Progress
 from support import rights
 
 TESTS = Path(__file__).resolve().parent
@@ -46,6 +49,19 @@ def root_needed() -> str:
     return "" if os.geteuid() == 0 else "images are made of files of root's: run it as root"
 
 
+def nothing_to_prepare() -> None:
+    """Do nothing."""
+
+
+def prepare_cluster() -> None:
+    """Have everything here that nodes with a kubelet need, while there is a network to get it."""
+    progress = Progress()
+    machine.prepare(progress)
+    programs.prepare(progress)
+    find_binaries(progress)
+    programs.find_programs(progress)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """What keeps a tier from running here (empty: nothing), and how its pytest is started."""
@@ -57,6 +73,8 @@ class Tier:
     select: tuple[str, ...] = ()
     """Arguments of pytest's that choose among them."""
     limit: float = LIMIT_SECONDS
+    prepare: Callable[[], None] = nothing_to_prepare
+    """Done before it starts, outside of what it is wrapped in."""
     shards: int = 1
     """Into how many processes its files are dealt when all of them run."""
 
@@ -70,6 +88,12 @@ TIERS = {
     "nightly": Tier(
         directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
     ),
+    "cluster": Tier(
+        obstacle=machine.obstacle,
+        prepare=prepare_cluster,
+        wrap=namespaces.leashed_inside,
+        select=("-m", "nightly"),
+    ),
 }
 
 
@@ -79,6 +103,7 @@ def run(tier: str, extra: list[str]) -> Outcome:
     if blocked:
         return Outcome(tier=tier, blocked=blocked)
     print(f"==> {tier}", flush=True)
+    TIERS[tier].prepare()
     with tempfile.TemporaryDirectory() as scratch:
         shards = dealt(tier, extra)
         reports = [Path(scratch) / f"{number}.xml" for number in range(len(shards))]

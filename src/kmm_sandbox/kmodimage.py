@@ -40,12 +40,15 @@ def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def image(*layers: bytes, architecture: str = "amd64") -> Image:
-    """Return an image of gzipped tar layers, the lowest first."""
+def image(
+    *layers: bytes, architecture: str = "amd64", runs: Mapping[str, object] | None = None
+) -> Image:
+    """Return an image of gzipped tar layers, the lowest first; `runs` is for one that is run."""
     config = json.dumps(
         {
             "architecture": architecture,
             "os": "linux",
+            **({"config": runs} if runs else {}),
             "rootfs": {
                 "type": "layers",
                 "diff_ids": [digest_of(gzip.decompress(layer)) for layer in layers],

@@ -1,0 +1,236 @@
+"""The whole cluster: control plane with a scheduler, and nodes that run whatever is scheduled."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kmm_sandbox import network
+from kmm_sandbox.binaries import Binaries
+from kmm_sandbox.cluster import cgroups, images
+from kmm_sandbox.cluster.cgroups import Cgroups
+from kmm_sandbox.cluster.hostnode import HostNode
+from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.settings import NodeSettings
+from kmm_sandbox.cluster.umlnode import KubeletNode
+from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
+from kmm_sandbox.kubeapi import KubeApi
+from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.network import BRIDGE, HOST_ADDRESS, NodeAddress
+from kmm_sandbox.pki import Identity
+from kmm_sandbox.processes import Launcher, Process, run, wait_until
+from kmm_sandbox.progress import Progress
+
+API_PORT = 443
+KUBERNETES_SERVICE = "10.96.0.1"
+"""The Service `kubernetes`: an address of this machine's, so that it needs no kube-proxy."""
+URL = f"https://{HOST_ADDRESS}:{API_PORT}"
+HOST_NODE = "host"
+HOST_NUMBER = 0
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+"""Of the network namespace of whoever writes it."""
+READY_SECONDS = 300.0
+_NODES = "/api/v1/nodes"
+
+
+@dataclass(slots=True, kw_only=True)
+class Cluster:
+    """Started once; must run inside namespaces of the sandbox's own."""
+
+    directory: Path
+    launcher: Launcher
+    plane: ControlPlane
+    scheduler: Process
+    programs: Programs
+    host: HostNode | None = field(default=None)
+    nodes: dict[str, KubeletNode] = field(default_factory=dict)
+    """Those with kernels of their own."""
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        binaries: Binaries,
+        programs: Programs,
+        *,
+        nodes: int,
+        progress: Progress,
+    ) -> "Cluster":
+        """Bring up the control plane, the node on this machine's kernel, and so many others.
+
+        Raises SandboxError.
+        """
+        cgroups.sweep()
+        addresses = [NodeAddress(number=number) for number in range(1, nodes + 1)]
+        make_network(addresses)
+        launcher = Launcher(logs=directory / "logs", leashed=False)
+        with progress.step("Kubernetes with a scheduler"):
+            plane = ControlPlane.start(binaries, layout(directory / "kubernetes"), leashed=False)
+            scheduler = launcher.start("kube-scheduler", scheduler_argv(programs, plane))
+        cluster = cls(
+            directory=directory,
+            launcher=launcher,
+            plane=plane,
+            scheduler=scheduler,
+            programs=programs,
+        )
+        try:
+            plane.wait_for_default_service_account()
+            with progress.step(f"node {HOST_NODE}"):
+                cluster.start_host()
+            with progress.step(f"{nodes} nodes with kernels of their own"):
+                cluster._start_nodes(addresses)
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    @property
+    def api(self) -> KubeApi:
+        """An administrator's requests."""
+        return self.plane.api()
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """An administrator's kubectl."""
+        return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
+
+    def require_alive(self) -> None:
+        """Raise SandboxError, saying which, if a part has ended by itself."""
+        self.plane.require_alive()
+        self.scheduler.require_alive()
+        if self.host is not None:
+            self.host.require_alive()
+        for node in self.nodes.values():
+            node.require_alive()
+
+    def node_info(self, node: str) -> dict[str, str]:
+        """Return what a node's kubelet says of it: kernelVersion, bootID and more."""
+        found: dict[str, str] = self.api.get(f"{_NODES}/{node}")["status"]["nodeInfo"]
+        return found
+
+    def wait_until_ready(self, node: str, *, booted_after: str = "") -> None:
+        """Wait until a node is Ready, in another boot than the one of this id."""
+        wait_until(
+            lambda: self._is_ready(node) and self.node_info(node)["bootID"] != booted_after,
+            seconds=READY_SECONDS,
+            what=f"node {node} Ready",
+        )
+
+    def power_cycle(self, node: str) -> None:
+        """Cut the power of a node, switch it on, wait until it is Ready. Raises SandboxError."""
+        before = self.node_info(node)["bootID"]
+        self.nodes[node].power_cycle()
+        self.wait_until_ready(node, booted_after=before)
+
+    def start_host(self) -> None:
+        """Start the node on this machine's kernel, and wait until it is Ready."""
+        # It registers anew: Ready would else be what an earlier kubelet has said.
+        self.api.delete(f"{_NODES}/{HOST_NODE}")
+        own = Cgroups.make()
+        settings = NodeSettings(
+            directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroup_root=own.path
+        )
+        write_settings(settings, self.plane, HOST_NODE, HOST_ADDRESS)
+        self.host = HostNode.start(
+            HOST_NODE,
+            HOST_ADDRESS,
+            settings=settings,
+            cgroups=own,
+            programs=self.programs,
+            launcher=self.launcher,
+        )
+        self.wait_until_ready(HOST_NODE)
+
+    def stop(self) -> None:
+        """End everything at once, nodes first."""
+        for node in self.nodes.values():
+            node.machine.cut_power()
+        if self.host is not None:
+            self.host.stop()
+            self.host = None
+        self.scheduler.kill()
+        self.plane.stop()
+
+    def _start_nodes(self, addresses: Sequence[NodeAddress]) -> None:
+        """Switch all on, side by side, and wait until they are Ready."""
+        for address in addresses:
+            node = KubeletNode.new(
+                self.directory, self.launcher, address, self.programs, of=len(addresses)
+            )
+            write_settings(node.settings, self.plane, node.name, address.ip)
+            route_pods(node)
+            self.nodes[node.name] = node
+        with ThreadPoolExecutor() as pool:
+            booting = [pool.submit(node.switch_on) for node in self.nodes.values()]
+            for future in booting:
+                future.result()
+        for name in self.nodes:
+            self.wait_until_ready(name)
+
+    def _is_ready(self, node: str) -> bool:
+        self.require_alive()
+        found = self.api.find(f"{_NODES}/{node}")
+        conditions = (found or {}).get("status", {}).get("conditions") or ()
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def make_network(nodes: Sequence[NodeAddress]) -> None:
+    """Make the sandbox's network, with the address of the Service `kubernetes` on its bridge.
+
+    This machine is the router between the nodes' Pods.
+    """
+    network.make(nodes)
+    FORWARDING.write_text("1")
+    run(["ip", "addr", "add", f"{KUBERNETES_SERVICE}/32", "dev", BRIDGE], limit=10)
+
+
+def route_pods(node: KubeletNode) -> None:
+    """Have packets for a node's Pods go to the node."""
+    run(["ip", "route", "add", node.settings.pods, "via", node.address.ip], limit=10)
+
+
+def layout(directory: Path) -> Layout:
+    """Return a control plane that nodes and Pods reach, and that reaches kubelets."""
+    plain = Layout(directory=directory, ports=Ports(api=API_PORT))
+    flags = (
+        *("--bind-address", "0.0.0.0", "--advertise-address", HOST_ADDRESS),  # noqa: S104
+        *("--endpoint-reconciler-type", "lease"),
+        *("--kubelet-client-certificate", f"{plain.pki}/admin.crt"),
+        *("--kubelet-client-key", f"{plain.pki}/admin.key"),
+        *("--kubelet-certificate-authority", str(plain.ca)),
+        *("--kubelet-preferred-address-types", "InternalIP"),
+    )
+    return Layout(
+        directory=directory,
+        ports=plain.ports,
+        extra_hosts=(HOST_ADDRESS, KUBERNETES_SERVICE),
+        apiserver_flags=flags,
+    )
+
+
+def scheduler_argv(programs: Programs, plane: ControlPlane) -> list[str]:
+    """Return kube-scheduler's command line; it serves nothing itself."""
+    login = plane.write_kubeconfig(
+        plane.layout.directory / "scheduler.kubeconfig",
+        "system:kube-scheduler",
+        server=plane.layout.url,
+    )
+    return [
+        *(str(programs.scheduler), "--kubeconfig", str(login)),
+        *("--secure-port", "0", "--leader-elect=false"),
+    ]
+
+
+def write_settings(settings: NodeSettings, plane: ControlPlane, name: str, address: str) -> None:
+    """Write what a node starts with: settings, its certificate, the images."""
+    settings.write()
+    user, groups = f"system:node:{name}", ("system:nodes",)
+    identity = Identity(
+        common_name=user, organizations=groups, hosts=(name, address), server=True, client=True
+    )
+    plane.authority.issue(identity).write(settings.pki, "node")
+    (settings.pki / "ca.crt").write_bytes(plane.authority.credential.cert_pem)
+    plane.write_kubeconfig(settings.kubeconfig, user, groups, server=URL)
+    (settings.images / "pause.tar").write_bytes(images.pause_archive())
+    (settings.images / "busybox.tar").write_bytes(images.busybox_archive())

@@ -1,0 +1,81 @@
+"""A node with a kernel of its own, on which containerd and kubelet run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kmm_sandbox import guestexec
+from kmm_sandbox.cluster.hostnode import kubelet_argv
+from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.settings import NodeSettings
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.guestexec import Answer
+from kmm_sandbox.network import NodeAddress
+from kmm_sandbox.processes import Launcher
+from kmm_sandbox.sandbox import new_machine, shared_memory_fits
+from kmm_sandbox.uml import SHM_BYTES_PER_NODE, UmlNode
+
+UP = Path(__file__).parent / "umlnode.sh"
+UP_SECONDS = 400.0
+MEMORY_MIB = 768
+TAINT = {"key": "kmm.test/module-node", "value": "", "effect": "NoSchedule"}
+"""These nodes are for what tolerates everything: they are slow and small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeletNode:
+    """A machine and what it is told."""
+
+    machine: UmlNode
+    settings: NodeSettings
+    programs: Programs
+
+    @classmethod
+    def new(
+        cls,
+        directory: Path,
+        launcher: Launcher,
+        address: NodeAddress,
+        programs: Programs,
+        *,
+        of: int,
+    ) -> "KubeletNode":
+        """Return one of so many nodes, switched off; its settings are still to be written."""
+        sandboxes = of * MEMORY_MIB * 2**20 // SHM_BYTES_PER_NODE + 1
+        machine = new_machine(
+            directory, launcher, address, in_shared_memory=shared_memory_fits(sandboxes)
+        )
+        machine.spec = replace(machine.spec, memory_mib=MEMORY_MIB)
+        settings = NodeSettings(
+            directory=machine.spec.files.directory, number=address.number, taints=(TAINT,)
+        )
+        return cls(machine=machine, settings=settings, programs=programs)
+
+    @property
+    def name(self) -> str:
+        return self.machine.spec.name
+
+    @property
+    def address(self) -> NodeAddress:
+        return self.machine.spec.address
+
+    def switch_on(self) -> None:
+        """Boot, then start containerd and kubelet. Raises SandboxError."""
+        self.machine.switch_on()
+        directory, boot = self.settings.directory, self.machine.boot
+        kubelet = kubelet_argv(self.programs.kubelet, self.settings, self.name, self.address.ip)
+        argv = ("sh", str(UP), str(directory), str(boot), *kubelet)
+        guestexec.execute(directory, boot, *argv, seconds=UP_SECONDS).check()
+
+    def power_cycle(self) -> None:
+        """Cut the power, then switch on."""
+        self.machine.cut_power()
+        self.switch_on()
+
+    def execute(self, *argv: str) -> Answer:
+        """Run a command on the node."""
+        return guestexec.execute(self.settings.directory, self.machine.boot, *argv)
+
+    def require_alive(self) -> None:
+        """Raise SandboxError if the node's kernel has ended."""
+        if self.machine.crashed:
+            raise SandboxError(f"the kernel of {self.name} has ended")
