@@ -18,7 +18,7 @@ from typing import IO
 
 from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
-from kmm_sandbox.cluster import programs
+from kmm_sandbox.cluster import outer
 from kmm_sandbox.progress import Progress
 from support import rights
 
@@ -57,9 +57,9 @@ def prepare_cluster() -> None:
     """Have everything here that nodes with a kubelet need, while there is a network to get it."""
     progress = Progress()
     machine.prepare(progress)
-    programs.prepare(progress)
     find_binaries(progress)
-    programs.find_programs(progress)
+    outer.prepare(progress)
+    outer.build_images()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""python -m kmm_sandbox up | check: what `make sandbox` and `make sandbox-check` run."""
+"""python -m kmm_sandbox up | check | cluster: what `make sandbox` and its like run."""
 
 import argparse
 import json
@@ -7,18 +7,21 @@ import subprocess
 import sys
 
 from kmm_common.errors import KmmError
-from kmm_sandbox.launch import SIGNALS, Ended, launch
+from kmm_sandbox.cluster import outer as cluster
+from kmm_sandbox.launch import SIGNALS, Ended, Kind, launch
 from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.verdict import failure
 
 NODES = 3
+CLUSTER = "cluster"
+"""The mode whose nodes have real kubelets."""
 CHECK = "check"
 """The mode whose last line is a verdict, and whose exit code is 0 or 1."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="kmm_sandbox", description="A cluster on this machine")
-    parser.add_argument("mode", choices=["up", CHECK])
+    parser.add_argument("mode", choices=["up", CHECK, CLUSTER])
     parser.add_argument("--nodes", type=int, default=NODES, help=f"default {NODES}, at least 1")
     options = parser.parse_args()
     for each in SIGNALS:
@@ -33,7 +36,8 @@ def main() -> int:
 def _ended(mode: str, nodes: int) -> Ended:
     """Run the sandbox; say what kept it from running, or that it was interrupted before it did."""
     try:
-        return launch(mode, nodes=nodes)
+        kind = cluster.KIND if mode == CLUSTER else Kind()
+        return launch(mode, nodes=nodes, kind=kind)
     except (KmmError, OSError, subprocess.SubprocessError) as error:
         code, told = 1, str(error)
     except KeyboardInterrupt:

@@ -5,12 +5,13 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kmm_common.errors import KmmError
 from kmm_sandbox import check, demo, namespaces, rundirectory, verdict
 from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.controlplane import ControlPlane
 from kmm_sandbox.lifeline import INTERRUPTED, Lifeline
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
@@ -24,7 +25,14 @@ MODES: Mapping[str, Callable[[Sandbox, Relay], int]] = {
 
 def main() -> int:
     """Start the sandbox, run the mode, end the sandbox; 1 if anything failed."""
-    options = _options()
+    return inside(_run, modes=sorted(MODES))
+
+
+def inside(
+    run: Callable[[argparse.Namespace, Progress, Lifeline], int], *, modes: Sequence[str]
+) -> int:
+    """Run something whole until it ends or the lifeline is cut; 1 if anything failed."""
+    options = _options(modes)
     # The outer half decides when it is over.
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
@@ -33,7 +41,7 @@ def main() -> int:
     lifeline.interrupt_when_cut()
     try:
         namespaces.require_inside()
-        return _run(options, progress, lifeline)
+        return run(options, progress, lifeline)
     except KmmError as error:
         progress.say(f"failed: {error}")
         verdict.leave(options.directory, verdict.failure(str(error)))
@@ -57,18 +65,23 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
         leashed=False,
     )
     try:
-        outside = socket.socket(fileno=options.api_socket)
-        relay = Relay(outside=outside, inside=("127.0.0.1", sandbox.plane.layout.ports.api))
-        relay.start()
-        return MODES[options.mode](sandbox, relay)
+        return MODES[options.mode](sandbox, started_relay(options, sandbox.plane))
     finally:
         lifeline.let_go()
         sandbox.stop()
 
 
-def _options() -> argparse.Namespace:
+def started_relay(options: argparse.Namespace, plane: ControlPlane) -> Relay:
+    """Let programs outside reach the API server."""
+    outside = socket.socket(fileno=options.api_socket)
+    relay = Relay(outside=outside, inside=("127.0.0.1", plane.layout.ports.api))
+    relay.start()
+    return relay
+
+
+def _options(modes: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=sorted(MODES))
+    parser.add_argument("mode", choices=modes)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--api-socket", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True)

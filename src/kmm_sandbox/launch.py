@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +38,27 @@ class Ended:
     """One line of JSON; only a check says more in it than that there is none."""
 
 
-def launch(mode: str, *, nodes: int) -> Ended:
-    """Run the sandbox in a mode of kmm_sandbox.inner. Raises SandboxError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of sandbox: the module of its inner half, and what that needs besides."""
+
+    inner: str = "kmm_sandbox.inner"
+    prepare: Callable[[Progress], None] = lambda progress: None
+    supply: Callable[[Path], None] = lambda directory: None
+    """Puts into the run's directory what the inner half has no network for."""
+
+
+def launch(mode: str, *, nodes: int, kind: Kind = Kind()) -> Ended:
+    """Run the sandbox in a mode of its inner half. Raises SandboxError."""
     progress = Progress()
     machine.prepare(progress)
     find_binaries(progress)
+    kind.prepare(progress)
     xstate.preload(cache_directory())
     rundirectory.sweep()
     with rundirectory.held() as directory, outside_socket() as api:
-        code = _run(mode, directory, api, nodes, progress)
+        kind.supply(directory)
+        code = _run(kind.inner, mode, directory, api, nodes, progress)
         if code not in (0, INTERRUPTED):
             kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
             _keep_logs(directory, kept)
@@ -54,11 +66,13 @@ def launch(mode: str, *, nodes: int) -> Ended:
         return Ended(code, verdict.line(directory))
 
 
-def _run(mode: str, directory: Path, api: socket.socket, nodes: int, progress: Progress) -> int:
+def _run(
+    module: str, mode: str, directory: Path, api: socket.socket, nodes: int, progress: Progress
+) -> int:
     """Run the inner half; return its exit code, as a shell tells of one that a signal ended."""
     lifeline, ours = os.pipe()
     inner = [
-        *(sys.executable, "-m", "kmm_sandbox.inner", mode, "--directory", str(directory)),
+        *(sys.executable, "-m", module, mode, "--directory", str(directory)),
         *("--api-socket", str(api.fileno()), "--lifeline", str(lifeline), "--nodes", str(nodes)),
     ]
     child = subprocess.Popen(

@@ -1,30 +1,59 @@
 """What became of a Module on the nodes, seen as a user and from inside the kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from kmm_common.api import names
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.kubeapi import Object
+from kmm_sandbox.kubeapi import KubeApi, Object
+from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.sandbox import Sandbox
 
 SECONDS = 120.0
 _STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
 _MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
 
 
+class Kernel(Protocol):
+    """A node that tells what its kernel has."""
+
+    def loaded_modules(self) -> dict[str, str]:
+        """Return the rows of /proc/modules by the module's name."""
+
+
+class Observed(Protocol):
+    """What a Module is looked at in: the nodes that are to have it, and ways in."""
+
+    @property
+    def nodes(self) -> Mapping[str, Kernel]: ...
+
+    @property
+    def api(self) -> KubeApi: ...
+
+    @property
+    def kubectl(self) -> Kubectl: ...
+
+    def require_alive(self) -> None:
+        """Raise SandboxError if a part has ended by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Questions about one Module; every wait has a deadline and says what it waited for."""
 
-    sandbox: Sandbox
+    sandbox: Observed
     name: str
     kernel_module: str
 
     def wait_loaded(self) -> None:
         """Wait until status, kernels and labels of all nodes say that it is loaded."""
         self._wait(self.is_loaded, "is loaded on all nodes")
+
+    def wait_loaded_since(self, node: str, boot_id: str) -> None:
+        """Wait until it is loaded everywhere, on a node in that boot."""
+        self._wait(lambda: self.says_loaded_since(node, boot_id), f"is loaded anew on {node}")
+        self.wait_loaded()
 
     def wait_settled(self) -> None:
         """Wait until the Module is Ready, which KMM says last."""

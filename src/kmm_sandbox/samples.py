@@ -1,19 +1,33 @@
 """The Modules that the sandbox shows: stock modules of the nodes' kernel, in kmod images."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import yaml
 
 from kmm_common.api import names
 from kmm_sandbox import kmodimage
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.registry import Registry
+from kmm_sandbox.umlkernel import UmlKernel
 
 NAMESPACE = "default"
 TAG = "${KERNEL_FULL_VERSION}"
 
 
-def push(sandbox: Sandbox, name: str, modules: Sequence[str]) -> str:
+LINUX = {"kubernetes.io/os": "linux"}
+
+
+class Source(Protocol):
+    """What an image is made for, and where it goes."""
+
+    @property
+    def kernel(self) -> UmlKernel: ...
+
+    @property
+    def registry(self) -> Registry: ...
+
+
+def push(sandbox: Source, name: str, modules: Sequence[str]) -> str:
     """Build and push a kmod image for the nodes' kernel; return its reference, as a template."""
     files = kmodimage.kmod_files(sandbox.kernel, modules)
     built = kmodimage.image(kmodimage.layer(files))
@@ -22,8 +36,19 @@ def push(sandbox: Sandbox, name: str, modules: Sequence[str]) -> str:
     return f"{sandbox.registry.address}/{repository}:{TAG}"
 
 
-def module(name: str, image: str, module_name: str, parameters: Sequence[str] = ()) -> str:
-    """Return the manifest of a Module for all nodes."""
+def module(
+    name: str,
+    image: str,
+    module_name: str,
+    parameters: Sequence[str] = (),
+    *,
+    selector: Mapping[str, str] = LINUX,
+    tolerated: str = "",
+) -> str:
+    """Return the manifest of a Module: for all nodes, or those selected, though they are tainted.
+
+    `tolerated` is the key of a taint.
+    """
     modprobe: dict[str, Any] = {"moduleName": module_name}
     if parameters:
         modprobe["parameters"] = list(parameters)
@@ -37,7 +62,8 @@ def module(name: str, image: str, module_name: str, parameters: Sequence[str] = 
         "kind": "Module",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "selector": {"kubernetes.io/os": "linux"},
+            "selector": dict(selector),
+            **({"tolerations": [{"key": tolerated, "operator": "Exists"}]} if tolerated else {}),
             "moduleLoader": {"container": container},
         },
     }

@@ -23,7 +23,7 @@ from support.workloads import (
     wait_until_running,
 )
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 
 
 def test_a_pod_runs_to_its_end_on_this_kernel_and_its_log_is_read_through_the_api_server(
@@ -74,7 +74,11 @@ def test_a_daemonset_has_a_privileged_pod_on_every_node_also_after_a_power_cut(
         what="a Pod on every node",
     )
     name = next(iter(cluster.nodes))
-    wait_until(lambda: "dummy" in loaded(cluster, name), seconds=SECONDS, what="dummy loaded")
+    wait_until(
+        lambda: "dummy" in cluster.nodes[name].loaded_modules(),
+        seconds=SECONDS,
+        what="dummy loaded",
+    )
     before = cluster.node_info(name)
     container = container_ids(cluster, "loads")[name]
 
@@ -89,7 +93,11 @@ def test_a_daemonset_has_a_privileged_pod_on_every_node_also_after_a_power_cut(
         seconds=SECONDS,
         what="the Pod's new container",
     )
-    wait_until(lambda: "dummy" in loaded(cluster, name), seconds=SECONDS, what="dummy loaded")
+    wait_until(
+        lambda: "dummy" in cluster.nodes[name].loaded_modules(),
+        seconds=SECONDS,
+        what="dummy loaded",
+    )
     delete_daemon_set(cluster, "loads")
 
 
@@ -101,12 +109,6 @@ def loads_dummy() -> dict[str, Any]:
     container["volumeMounts"] = [{"name": "modules", "mountPath": "/lib/modules", "readOnly": True}]
     volume = {"name": "modules", "hostPath": {"path": "/lib/modules"}}
     return {**spec, "tolerations": [{"operator": "Exists"}], "volumes": [volume]}
-
-
-def loaded(cluster: Cluster, node: str) -> list[str]:
-    """Return the modules in a node's kernel."""
-    rows = cluster.nodes[node].execute("cat", "/proc/modules").check().splitlines()
-    return [row.split()[0] for row in rows]
 
 
 def left_behind(directory: Path, used: cgroups.Cgroups) -> list[str]:

@@ -1,6 +1,7 @@
 """The whole cluster: control plane with a scheduler, and nodes that run whatever is scheduled."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from kmm_sandbox.network import BRIDGE, HOST_ADDRESS, NodeAddress
 from kmm_sandbox.pki import Identity
 from kmm_sandbox.processes import Launcher, Process, run, wait_until
 from kmm_sandbox.progress import Progress
+from kmm_sandbox.registry import Registry
+from kmm_sandbox.sandbox import REGISTRY_PORT
+from kmm_sandbox.umlkernel import UmlKernel
 
 API_PORT = 443
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -33,6 +37,25 @@ READY_SECONDS = 300.0
 _NODES = "/api/v1/nodes"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplies:
+    """What nodes are given besides the images of the sandbox: OCI archives, seccomp profiles."""
+
+    host: Sequence[Path] = ()
+    """Images for the node on this machine's kernel only."""
+    every: Sequence[Path] = ()
+    seccomp: Mapping[str, Path] = field(default_factory=dict)
+    """By the name that Pods have for them, a path."""
+
+    def give(self, settings: NodeSettings, *more: Path) -> None:
+        """Put all of it, and more images, where a node finds it."""
+        for archive in (*self.every, *more):
+            shutil.copy(archive, settings.images)
+        for name, profile in self.seccomp.items():
+            (settings.seccomp / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(profile, settings.seccomp / name)
+
+
 @dataclass(slots=True, kw_only=True)
 class Cluster:
     """Started once; must run inside namespaces of the sandbox's own."""
@@ -41,7 +64,9 @@ class Cluster:
     launcher: Launcher
     plane: ControlPlane
     scheduler: Process
+    registry: Registry
     programs: Programs
+    supplies: Supplies
     host: HostNode | None = field(default=None)
     nodes: dict[str, KubeletNode] = field(default_factory=dict)
     """Those with kernels of their own."""
@@ -55,6 +80,7 @@ class Cluster:
         *,
         nodes: int,
         progress: Progress,
+        supplies: Supplies = Supplies(),
     ) -> "Cluster":
         """Bring up the control plane, the node on this machine's kernel, and so many others.
 
@@ -72,7 +98,11 @@ class Cluster:
             launcher=launcher,
             plane=plane,
             scheduler=scheduler,
+            registry=Registry.start(
+                directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT
+            ),
             programs=programs,
+            supplies=supplies,
         )
         try:
             plane.wait_for_default_service_account()
@@ -84,6 +114,11 @@ class Cluster:
             cluster.stop()
             raise
         return cluster
+
+    @property
+    def kernel(self) -> UmlKernel:
+        """The one of the nodes that have their own."""
+        return UmlKernel.find()
 
     @property
     def api(self) -> KubeApi:
@@ -99,6 +134,7 @@ class Cluster:
         """Raise SandboxError, saying which, if a part has ended by itself."""
         self.plane.require_alive()
         self.scheduler.require_alive()
+        self.registry.process.require_alive()
         if self.host is not None:
             self.host.require_alive()
         for node in self.nodes.values():
@@ -132,6 +168,7 @@ class Cluster:
             directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroup_root=own.path
         )
         write_settings(settings, self.plane, HOST_NODE, HOST_ADDRESS)
+        self.supplies.give(settings, *self.supplies.host)
         self.host = HostNode.start(
             HOST_NODE,
             HOST_ADDRESS,
@@ -149,6 +186,7 @@ class Cluster:
         if self.host is not None:
             self.host.stop()
             self.host = None
+        self.registry.stop()
         self.scheduler.kill()
         self.plane.stop()
 
@@ -159,6 +197,7 @@ class Cluster:
                 self.directory, self.launcher, address, self.programs, of=len(addresses)
             )
             write_settings(node.settings, self.plane, node.name, address.ip)
+            self.supplies.give(node.settings)
             route_pods(node)
             self.nodes[node.name] = node
         with ThreadPoolExecutor() as pool:
@@ -232,5 +271,6 @@ def write_settings(settings: NodeSettings, plane: ControlPlane, name: str, addre
     plane.authority.issue(identity).write(settings.pki, "node")
     (settings.pki / "ca.crt").write_bytes(plane.authority.credential.cert_pem)
     plane.write_kubeconfig(settings.kubeconfig, user, groups, server=URL)
+    plane.write_kubeconfig(settings.proxy_kubeconfig, "system:kube-proxy", server=URL)
     (settings.images / "pause.tar").write_bytes(images.pause_archive())
     (settings.images / "busybox.tar").write_bytes(images.busybox_archive())

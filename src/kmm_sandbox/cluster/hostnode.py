@@ -1,4 +1,8 @@
-"""A node on this machine's own kernel: containerd and kubelet in namespaces below the sandbox's."""
+"""A node on this machine's own kernel: containerd, kubelet and kube-proxy.
+
+They run in namespaces below the sandbox's, but for its network, which is theirs. So kube-proxy's
+rules are also for what the other nodes send, since this machine is their router.
+"""
 
 import time
 from collections.abc import Sequence
@@ -90,6 +94,7 @@ class HostNode:
         self._start(
             "kubelet", kubelet_argv(programs.kubelet, self.settings, self.name, self.address)
         )
+        self._start("kube-proxy", proxy_argv(programs.proxy, self.settings, self.name))
 
     def _start(self, program: str, argv: Sequence[str]) -> None:
         process = self.launcher.start(f"{self.name}-{program}", self.inside(*argv))
@@ -111,10 +116,20 @@ class HostNode:
 
 def kubelet_argv(program: Path, settings: NodeSettings, name: str, address: str) -> list[str]:
     """Return kubelet's command line."""
+    labels = ",".join(f"{key}={value}" for key, value in settings.labels.items())
     return [
         *(str(program), "--config", str(settings.kubelet)),
         *("--kubeconfig", str(settings.kubeconfig)),
-        *("--hostname-override", name, "--node-ip", address),
+        *("--hostname-override", name, "--node-ip", address, "--node-labels", labels),
+    ]
+
+
+def proxy_argv(program: Path, settings: NodeSettings, name: str) -> list[str]:
+    """Return kube-proxy's command line; it leaves the machine's connection tracking as it is."""
+    return [
+        *(str(program), "--kubeconfig", str(settings.proxy_kubeconfig)),
+        *("--hostname-override", name, "--proxy-mode", "iptables"),
+        *("--conntrack-max-per-core", "0", "--conntrack-min", "0"),
     ]
 
 

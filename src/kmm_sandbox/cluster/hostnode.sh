@@ -15,6 +15,9 @@ for place in lib log; do
     mount --bind "$directory/var/$place" "/var/$place"
 done
 
+mkdir -p /var/lib/kubelet
+cp -r "$directory/seccomp" /var/lib/kubelet/
+
 # A node has a directory for its kernel's modules; what is made here is seen by the node alone.
 modules=$(readlink -m /lib/modules)
 if [ ! -d "$modules" ]; then

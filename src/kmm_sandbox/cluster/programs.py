@@ -23,7 +23,7 @@ from kmm_sandbox.gobuild import Build, build
 from kmm_sandbox.gotoolchain import find_go
 from kmm_sandbox.progress import Progress
 
-NAMES = ("kubelet", "kube-scheduler")
+NAMES = ("kubelet", "kube-proxy", "kube-scheduler")
 CNI_PLUGINS = Path("/usr/lib/cni")
 PACKAGES: Mapping[str, str] = {
     "containerd": "containerd",
@@ -31,6 +31,7 @@ PACKAGES: Mapping[str, str] = {
     "runc": "runc",
     str(CNI_PLUGINS / "bridge"): "containernetworking-plugins",
     "busybox": "busybox-static",
+    "iptables": "iptables",
     "cc": "gcc",
     "nsenter": "util-linux",
 }
@@ -42,6 +43,7 @@ class Programs:
     """Paths of the programs that the ordinary sandbox does without."""
 
     kubelet: Path
+    proxy: Path
     scheduler: Path
 
 
@@ -56,7 +58,11 @@ def find_programs(progress: Progress) -> Programs:
     if missing(directory):
         with only_builder(directory, progress):
             _fill(directory, progress)
-    return Programs(kubelet=directory / "kubelet", scheduler=directory / "kube-scheduler")
+    return Programs(
+        kubelet=directory / "kubelet",
+        proxy=directory / "kube-proxy",
+        scheduler=directory / "kube-scheduler",
+    )
 
 
 def missing(directory: Path) -> list[str]:

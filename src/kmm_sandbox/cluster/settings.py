@@ -1,7 +1,8 @@
 """The settings files of a node: kubelet's, containerd's and the network plug-in's."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class NodeSettings:
     """Of the node in the cluster: it makes the addresses of its Pods."""
     cgroup_root: str = ""
     """Below which Pods' cgroups are, for a node that has not a kernel of its own."""
+    labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Object, ...] = ()
 
     @property
@@ -37,6 +39,15 @@ class NodeSettings:
     @property
     def kubeconfig(self) -> Path:
         return self.pki / "kubeconfig"
+
+    @property
+    def proxy_kubeconfig(self) -> Path:
+        return self.pki / "kube-proxy.kubeconfig"
+
+    @property
+    def seccomp(self) -> Path:
+        """Profiles that kubelet is given, by their names in Pods."""
+        return self.directory / "seccomp"
 
     @property
     def kubelet(self) -> Path:
@@ -58,7 +69,7 @@ class NodeSettings:
 
     def write(self) -> None:
         """Write all of them."""
-        for directory in (self.pki, self.images, self.directory / "cni"):
+        for directory in (self.pki, self.images, self.seccomp, self.directory / "cni"):
             directory.mkdir(parents=True, exist_ok=True)
         self.kubelet.write_text(json.dumps(self.kubelet_content(), indent=2))
         self.containerd.write_text(self.containerd_content())

@@ -17,8 +17,9 @@ from kmm_sandbox.uml import SHM_BYTES_PER_NODE, UmlNode
 UP = Path(__file__).parent / "umlnode.sh"
 UP_SECONDS = 400.0
 MEMORY_MIB = 768
-TAINT = {"key": "kmm.test/module-node", "value": "", "effect": "NoSchedule"}
-"""These nodes are for what tolerates everything: they are slow and small."""
+OWN_KERNEL = "kmm.test/own-kernel"
+"""Label and taint of these nodes: slow and small, they are for what asks for them."""
+TAINT = {"key": OWN_KERNEL, "value": "", "effect": "NoSchedule"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,10 @@ class KubeletNode:
         )
         machine.spec = replace(machine.spec, memory_mib=MEMORY_MIB)
         settings = NodeSettings(
-            directory=machine.spec.files.directory, number=address.number, taints=(TAINT,)
+            directory=machine.spec.files.directory,
+            number=address.number,
+            labels={OWN_KERNEL: ""},
+            taints=(TAINT,),
         )
         return cls(machine=machine, settings=settings, programs=programs)
 
@@ -74,6 +78,11 @@ class KubeletNode:
     def execute(self, *argv: str) -> Answer:
         """Run a command on the node."""
         return guestexec.execute(self.settings.directory, self.machine.boot, *argv)
+
+    def loaded_modules(self) -> dict[str, str]:
+        """Return the rows of /proc/modules by the module's name."""
+        text = self.execute("cat", "/proc/modules").check()
+        return {line.split()[0]: line for line in text.splitlines()}
 
     def require_alive(self) -> None:
         """Raise SandboxError if the node's kernel has ended."""

@@ -24,6 +24,8 @@ for place in lib/kubelet lib/containerd lib/cni log; do
     mount --bind "/run/disk/$place" "/var/$place"
 done
 
+cp -r "$directory/seccomp" /var/lib/kubelet/
+
 setsid containerd --config "$directory/containerd.toml" > "$directory/containerd.$boot.log" 2>&1 < /dev/null &
 until ctr version > /dev/null 2>&1; do
     # It ends at once if its settings are wrong.

@@ -1,0 +1,39 @@
+"""What a sandbox with real kubelets needs before it is cut off from every network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from kmm_sandbox.cluster import programs
+from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.launch import Kind
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.sandbox import REPOSITORY
+
+IMAGES = "images"
+"""Directory of the run's, for the archives of both images."""
+IMAGES_SECONDS = 3600.0
+
+
+def build_images(*arguments: str) -> None:
+    """Build KMM's images, or take them from the cache. Raises SandboxError."""
+    # A program of its own: what builds images is no part of what is installed.
+    argv = [sys.executable, "-m", "images.build", *arguments]
+    done = subprocess.run(
+        argv, cwd=REPOSITORY, stdout=subprocess.DEVNULL, timeout=IMAGES_SECONDS, check=False
+    )
+    if done.returncode:
+        raise SandboxError("KMM's images could not be built: see above")
+
+
+def prepare(progress: Progress) -> None:
+    """Have programs and Debian packages here. Raises SandboxError."""
+    programs.prepare(progress)
+    programs.find_programs(progress)
+
+
+def _supply(directory: Path) -> None:
+    build_images("--output", str(directory / IMAGES))
+
+
+KIND = Kind(inner="kmm_sandbox.cluster.inner", prepare=prepare, supply=_supply)

@@ -1,0 +1,61 @@
+"""`make sandbox-cluster` shows what it says, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmm_sandbox.binaries import find_kubectl
+from kmm_sandbox.cluster import cgroups
+from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.processes import run, wait_until
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
+
+UP = "The cluster is up."
+SECONDS = 900.0
+
+
+def test_sandbox_with_kubelets_is_reached_from_outside_and_ends_whole_by_ctrl_c(
+    tmp_path: Path,
+) -> None:
+    scratch, output = tmp_path / "tmp", tmp_path / "output"
+    scratch.mkdir()
+    # This network namespace may be one in which no other test has been yet.
+    run(["ip", "link", "set", "lo", "up"], limit=SECONDS)
+    before = all_cgroups()
+    argv = [sys.executable, "-m", "kmm_sandbox", "cluster", "--nodes", "1"]
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
+        ) as popen,
+    ):
+        try:
+            wait_until(
+                lambda: popen.poll() is not None or UP in output.read_text(),
+                seconds=SECONDS,
+                what=UP,
+            )
+            assert UP in output.read_text(), output.read_text()
+            (login,) = re.findall(r"KUBECONFIG=(\S+)", output.read_text())
+            kubectl = Kubectl(program=find_kubectl(), kubeconfig=Path(login))
+            assert kubectl("get", "nodes", "-o", "name").split() == ["node/host", "node/node1"]
+            assert all_cgroups() - before
+            popen.send_signal(signal.SIGINT)
+            assert popen.wait(timeout=SECONDS) == 0, output.read_text()
+        finally:
+            popen.kill()
+    assert list(scratch.iterdir()) == []
+    assert all_cgroups() == before
+
+
+def all_cgroups() -> set[Path]:
+    """Return the cgroups of sandboxes, at the top of every hierarchy."""
+    places = cgroups.hierarchies(cgroups.MOUNTS.read_text())
+    return {each for place in places for each in place.glob(f"{cgroups.PREFIX}*")}
