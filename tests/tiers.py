@@ -18,7 +18,7 @@ from typing import IO
 
 from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
-from kmm_sandbox.cluster import outer
+from kmm_sandbox.cluster import cgroups, outer
 from kmm_sandbox.progress import Progress
 from support import rights
 
@@ -51,6 +51,11 @@ def root_needed() -> str:
 
 def nothing_to_prepare() -> None:
     """Do nothing."""
+
+
+def cluster_obstacle() -> str:
+    """Say what keeps nodes with a kubelet from running here."""
+    return machine.obstacle() or cgroups.obstacle()
 
 
 def prepare_cluster() -> None:
@@ -89,7 +94,7 @@ TIERS = {
         directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
     ),
     "cluster": Tier(
-        obstacle=machine.obstacle,
+        obstacle=cluster_obstacle,
         prepare=prepare_cluster,
         wrap=namespaces.leashed_inside,
         select=("-m", "nightly"),

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 
 UP = "The cluster is up."
 SECONDS = 900.0
+SHARED = ("/etc", "/lib", "/opt", "/usr/libexec", "/var/lib", "/var/log")
+"""Where programs of a node make directories by default."""
 
 
 def test_sandbox_with_kubelets_is_reached_from_outside_and_ends_whole_by_ctrl_c(
@@ -27,7 +30,7 @@ def test_sandbox_with_kubelets_is_reached_from_outside_and_ends_whole_by_ctrl_c(
     scratch.mkdir()
     # This network namespace may be one in which no other test has been yet.
     run(["ip", "link", "set", "lo", "up"], limit=SECONDS)
-    before = all_cgroups()
+    before, files = all_cgroups(), names_in(SHARED)
     argv = [sys.executable, "-m", "kmm_sandbox", "cluster", "--nodes", "1"]
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
     with (
@@ -53,6 +56,12 @@ def test_sandbox_with_kubelets_is_reached_from_outside_and_ends_whole_by_ctrl_c(
             popen.kill()
     assert list(scratch.iterdir()) == []
     assert all_cgroups() == before
+    assert names_in(SHARED) == files
+
+
+def names_in(directories: Sequence[str]) -> set[Path]:
+    """Return what is in directories of this machine."""
+    return {each for directory in directories for each in Path(directory).iterdir()}
 
 
 def all_cgroups() -> set[Path]:

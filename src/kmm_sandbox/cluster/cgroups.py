@@ -32,6 +32,17 @@ def hierarchies(mounts: str) -> dict[Path, frozenset[str]]:
     }
 
 
+def obstacle(mounts: Path = MOUNTS) -> str:
+    """Return what keeps a kubelet from running on this kernel; empty if nothing does."""
+    absent = NEEDED - frozenset().union(*hierarchies(mounts.read_text()).values())
+    if not absent:
+        return ""
+    return (
+        f"no cgroup v1 hierarchy with {', '.join(sorted(absent))}: a kubelet on this machine's own"
+        " kernel is told to take those of version 1; mount them, or use another machine"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroups:
     """The cgroups of one node."""
@@ -43,14 +54,10 @@ class Cgroups:
     @classmethod
     def make(cls, mounts: Path = MOUNTS) -> "Cgroups":
         """Make them, of a new name; SandboxError where the machine has not what kubelet needs."""
+        problem = obstacle(mounts)
+        if problem:
+            raise SandboxError(problem, reason="MachineUnfit")
         found = hierarchies(mounts.read_text())
-        absent = NEEDED - frozenset().union(*found.values())
-        if absent:
-            raise SandboxError(
-                f"no cgroup v1 hierarchy with {', '.join(sorted(absent))}: a node on this machine's"
-                " own kernel needs those of version 1, as kubelet is told to take them",
-                reason="MachineUnfit",
-            )
         made = cls(name=f"{PREFIX}{secrets.token_hex(4)}", places=tuple(found))
         for place, options in found.items():
             (place / made.name).mkdir()

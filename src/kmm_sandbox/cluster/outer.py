@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kmm_sandbox.cluster import programs
+from kmm_sandbox.cluster import cgroups, programs
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Kind
 from kmm_sandbox.progress import Progress
@@ -27,7 +27,10 @@ def build_images(*arguments: str) -> None:
 
 
 def prepare(progress: Progress) -> None:
-    """Have programs and Debian packages here. Raises SandboxError."""
+    """Have programs and Debian packages here. Raises SandboxError with the remedy."""
+    problem = cgroups.obstacle()
+    if problem:
+        raise SandboxError(problem, reason="MachineUnfit")
     programs.prepare(progress)
     programs.find_programs(progress)
 

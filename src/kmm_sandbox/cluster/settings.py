@@ -97,6 +97,8 @@ class NodeSettings:
             # A machine with more work than processors is slow to make containers.
             "runtimeRequestTimeout": "5m",
             "failSwapOn": False,
+            # Made at its start, by default below /usr/libexec.
+            "volumePluginDir": str(self.directory / "volume-plugins"),
             "resolvConf": "",
             "imageGCHighThresholdPercent": 100,
             "evictionHard": NOTHING_IS_EVICTED,
@@ -116,6 +118,9 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{self.directory / "cni"}"
+# Made at its start, by default below /opt.
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{self.directory / "opt"}"
 """
 
     def network_content(self) -> Object:
