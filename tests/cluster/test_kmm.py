@@ -88,6 +88,27 @@ def test_a_rollout_replaces_every_pod_and_reloads_nothing(
     deleted(cluster, outcome)
 
 
+def test_a_killed_daemon_is_started_again_in_its_pod_and_reloads_nothing(
+    kmm_cluster: Cluster,
+) -> None:
+    cluster, name = kmm_cluster, next(iter(kmm_cluster.nodes))
+    outcome = applied(cluster, "slip", "slip", samples.push(cluster, "slip", ("slip",)))
+    outcome.wait_loaded()
+    before, load = session(cluster, name), load_of(cluster, name, "slip")
+
+    cluster.nodes[name].execute("pkill", "-KILL", "-f", "/etc/kmm/daemon.json").check()
+
+    wait_until(
+        lambda: session(cluster, name)["instance"] != before["instance"],
+        seconds=SECONDS,
+        what="session of the next daemon",
+    )
+    assert session(cluster, name)["podName"] == before["podName"]
+    outcome.wait_loaded()
+    assert load_of(cluster, name, "slip") == load
+    deleted(cluster, outcome)
+
+
 def applied(
     cluster: Cluster, name: str, kernel_module: str, image: str, *parameters: str
 ) -> Outcome:
