@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from kmm_common.errors import KmmError
 from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cluster import cgroups, outer
@@ -108,7 +109,10 @@ def run(tier: str, extra: list[str]) -> Outcome:
     if blocked:
         return Outcome(tier=tier, blocked=blocked)
     print(f"==> {tier}", flush=True)
-    TIERS[tier].prepare()
+    try:
+        TIERS[tier].prepare()
+    except KmmError as error:
+        return Outcome(tier=tier, exit_code=1, blocked=str(error))
     with tempfile.TemporaryDirectory() as scratch:
         shards = dealt(tier, extra)
         reports = [Path(scratch) / f"{number}.xml" for number in range(len(shards))]

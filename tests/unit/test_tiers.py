@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiers
+from kmm_sandbox.errors import SandboxError
 from support import rights
 from tiers import Outcome
 
@@ -54,6 +55,18 @@ def test_process_that_writes_no_report_fails_its_tier(
     monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
     monkeypatch.setitem(tiers.TIERS, tmp_path.name, died)
     assert tiers.run(tmp_path.name, []).exit_code == 3
+
+
+def test_tier_for_which_something_cannot_be_had_fails_and_says_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare() -> None:
+        raise SandboxError("no compiler")
+
+    monkeypatch.setitem(tiers.TIERS, tmp_path.name, tiers.Tier(prepare=prepare))
+    outcome = tiers.run(tmp_path.name, [])
+    assert outcome == Outcome(tier=tmp_path.name, exit_code=1, blocked="no compiler")
+    assert tiers.verdict([outcome], strict=False) == 1
 
 
 def test_rights_are_judged_by_a_whole_run_only_where_they_were_not_used(
