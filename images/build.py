@@ -270,7 +270,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help="cp, daemon; both if none")
     parser.add_argument("--output", type=Path, help="directory to copy archives and SBOMs to")
-    parser.add_argument("--mirror", help="of Debian packages, instead of deb.debian.org")
+    parser.add_argument(
+        "--mirror", help="of Debian packages, instead of the one that mmdebstrap takes"
+    )
     parser.add_argument("--fresh-base", action="store_true", help="with Debian's packages of today")
     parser.add_argument("--label", action="append", default=[], help="another label of the images")
     options = parser.parse_args()
