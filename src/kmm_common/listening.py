@@ -2,16 +2,23 @@
 
 import asyncio
 import errno
+import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kmm_common.clock import Clock
 from kmm_common.errors import TerminalError
+from kmm_common.logs import log
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """With asyncio's 100, thousands of daemons that return at once overflow the queue."""
+PAUSE_SECONDS = 1.0
+"""Before the next attempt to accept, where the system has no room for one more connection."""
 
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -57,6 +64,22 @@ async def listening_sockets(host: str | None, port: int) -> list[socket.socket]:
     if not opened:
         raise OSError(errno.EADDRNOTAVAIL, f"no address of {host} is one of this machine")
     return opened
+
+
+async def accept(
+    listening: socket.socket, welcome: Callable[[socket.socket, Any], None], *, clock: Clock
+) -> None:
+    """Hand on each connection with its peer's address, until cancelled."""
+    while True:
+        try:
+            connection, address = await asyncio.get_running_loop().sock_accept(listening)
+        except OSError as error:
+            log(logger, logging.ERROR, "connection not accepted", error=str(error))
+            await clock.sleep(PAUSE_SECONDS)
+            continue
+        welcome(connection, address)
+        # While others wait, accepting never does: let the rest of the program run, too.
+        await asyncio.sleep(0)
 
 
 def _listening(family: int, address: Any) -> list[socket.socket]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import h11
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from kmm_common.listening import host_and_port, listening, listening_sockets
-from kmm_common.logs import log, log_crash
+from kmm_common.clock import SystemClock
+from kmm_common.listening import accept, host_and_port, listening, listening_sockets
+from kmm_common.logs import log_crash
 from kmm_common.settings import MetricsTlsSettings
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ MOST_CONNECTIONS = 32
 """Who is above it is hung up on: the port is open to the node's whole network."""
 CONNECTION_SECONDS = 10.0
 """A connection has one request, and is over by then; a TLS handshake counts, too."""
-PAUSE_SECONDS = 1.0
-"""Before the next attempt to accept, where the system has no room for one more connection."""
 _READ_BYTES = 2**12
 _TEXT = "text/plain; charset=utf-8"
 
@@ -84,7 +83,8 @@ class MonitoringServer:
         with listening(SETTING, self._address):
             sockets = await listening_sockets(host, port)
         self._accepting = {
-            one: asyncio.create_task(self._accept(one), name="accept") for one in sockets
+            one: asyncio.create_task(accept(one, self._welcome, clock=SystemClock()), name="accept")
+            for one in sockets
         }
 
     async def stop(self) -> None:
@@ -96,19 +96,7 @@ class MonitoringServer:
         for one in self._accepting:
             one.close()
 
-    async def _accept(self, listening_socket: socket.socket) -> None:
-        while True:
-            try:
-                accepted, _ = await asyncio.get_running_loop().sock_accept(listening_socket)
-            except OSError as error:
-                log(logger, logging.ERROR, "connection not accepted", error=str(error))
-                await asyncio.sleep(PAUSE_SECONDS)
-                continue
-            self._welcome(accepted)
-            # While others wait, accepting never does: let the rest of the program run, too.
-            await asyncio.sleep(0)
-
-    def _welcome(self, accepted: socket.socket) -> None:
+    def _welcome(self, accepted: socket.socket, _address: Any) -> None:
         if len(self._connections) >= MOST_CONNECTIONS:
             accepted.close()
             return

@@ -4,21 +4,15 @@ asyncio's own listener with TLS keeps the reason of a handshake that failed to i
 """
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable
 
 from kmm_common import tls
 from kmm_common.clock import Clock
-from kmm_common.logs import log
+from kmm_common.listening import accept
 from kmm_common.wire.http2 import address_text
 from kmm_cp.serving.crowd import CrowdedError, Handshakes
-
-logger = logging.getLogger(__name__)
-
-PAUSE_SECONDS = 1.0
-"""Before the next attempt to accept, where the system has no room for one more connection."""
 
 OnFailed = Callable[[str, OSError], None]
 """Is told the address of a peer, and why there is no TLS with it."""
@@ -40,12 +34,12 @@ class Arrivals:
         self._context = context
         self._protocol = protocol
         self._on_failed = on_failed
-        self._clock = clock
         self._handshakes = set[asyncio.Task[None]]()
         self._by_host = Handshakes()
         loop = asyncio.get_running_loop()
         self._accepting = {
-            one: loop.create_task(self._accept(one), name="accept") for one in sockets
+            one: loop.create_task(accept(one, self._welcome, clock=clock), name="accept")
+            for one in sockets
         }
 
     def close(self) -> None:
@@ -62,18 +56,6 @@ class Arrivals:
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(*self._accepting.values(), *self._handshakes, return_exceptions=True)
-
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                accepted = await asyncio.get_running_loop().sock_accept(listening)
-            except OSError as error:
-                log(logger, logging.ERROR, "connection not accepted", error=str(error))
-                await self._clock.sleep(PAUSE_SECONDS)
-                continue
-            self._welcome(*accepted)
-            # While others wait, accepting never does: let the rest of the program run, too.
-            await asyncio.sleep(0)
 
     def _welcome(self, connection: socket.socket, address: tuple[str, int]) -> None:
         host, peer = address[0], address_text(address)
