@@ -266,6 +266,14 @@ def summary(built: Built) -> str:
     return f"{built.name}@{image.digest}\n  {sizes}\n  {built.archive}\n  {built.sbom}"
 
 
+def _epoch() -> int:
+    """Return the time that all files get, in seconds. Raises SandboxError."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not (given.isascii() and given.isdigit()):
+        raise SandboxError(f"SOURCE_DATE_EPOCH: {given!r} is no number of seconds since 1970")
+    return int(given)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help="cp, daemon; both if none")
@@ -287,7 +295,7 @@ def main() -> int:
             mirror=options.mirror,
             fresh_base=options.fresh_base,
             labels=tuple(options.label),
-            epoch=int(os.environ.get("SOURCE_DATE_EPOCH", "0")),
+            epoch=_epoch(),
         )
         built = [builder.build(name) for name in options.names or NAMES]
     except SandboxError as error:
