@@ -1,6 +1,7 @@
 """The Modules that the sandbox shows: stock modules of the nodes' kernel, in kmod images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import yaml
@@ -14,7 +15,16 @@ NAMESPACE = "default"
 TAG = "${KERNEL_FULL_VERSION}"
 
 
-LINUX = {"kubernetes.io/os": "linux"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which nodes a Module is for."""
+
+    selector: Mapping[str, str]
+    tolerated: str = ""
+    """The key of a taint that they have."""
+
+
+EVERYWHERE = Placement(selector={"kubernetes.io/os": "linux"})
 
 
 class Source(Protocol):
@@ -42,13 +52,9 @@ def module(
     module_name: str,
     parameters: Sequence[str] = (),
     *,
-    selector: Mapping[str, str] = LINUX,
-    tolerated: str = "",
+    placement: Placement = EVERYWHERE,
 ) -> str:
-    """Return the manifest of a Module: for all nodes, or those selected, though they are tainted.
-
-    `tolerated` is the key of a taint.
-    """
+    """Return the manifest of a Module."""
     modprobe: dict[str, Any] = {"moduleName": module_name}
     if parameters:
         modprobe["parameters"] = list(parameters)
@@ -57,13 +63,14 @@ def module(
         "registryTLS": {"insecure": True},
         "kernelMappings": [{"regexp": "^.+$", "containerImage": image}],
     }
+    taint = placement.tolerated
     manifest = {
         "apiVersion": names.API_VERSION,
         "kind": "Module",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "selector": dict(selector),
-            **({"tolerations": [{"key": tolerated, "operator": "Exists"}]} if tolerated else {}),
+            "selector": dict(placement.selector),
+            **({"tolerations": [{"key": taint, "operator": "Exists"}]} if taint else {}),
             "moduleLoader": {"container": container},
         },
     }

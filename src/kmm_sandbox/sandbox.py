@@ -23,6 +23,7 @@ from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
+from kmm_sandbox.samples import EVERYWHERE, Placement
 from kmm_sandbox.uml import SHM_BYTES_PER_NODE, NodeFiles, NodeSpec, UmlNode
 from kmm_sandbox.umlkernel import UmlKernel
 
@@ -92,6 +93,11 @@ class Sandbox:
     def api(self) -> KubeApi:
         """An administrator's requests."""
         return self.plane.api()
+
+    @property
+    def placement(self) -> Placement:
+        """Where Modules go that are to be on its nodes."""
+        return EVERYWHERE
 
     @property
     def kubectl(self) -> Kubectl:

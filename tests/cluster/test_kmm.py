@@ -7,7 +7,6 @@ import pytest
 from kmm_common.api import names
 from kmm_sandbox import samples
 from kmm_sandbox.cluster.cluster import HOST_NODE, Cluster
-from kmm_sandbox.cluster.umlnode import OWN_KERNEL
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
@@ -113,10 +112,7 @@ def applied(
     cluster: Cluster, name: str, kernel_module: str, image: str, *parameters: str
 ) -> Outcome:
     """Apply a Module for the nodes with kernels of their own."""
-    selector = {OWN_KERNEL: ""}
-    manifest = samples.module(
-        name, image, kernel_module, parameters, selector=selector, tolerated=OWN_KERNEL
-    )
+    manifest = samples.module(name, image, kernel_module, parameters, placement=cluster.placement)
     cluster.kubectl.apply(manifest)
     return Outcome(cluster, name, kernel_module)
 

@@ -13,7 +13,7 @@ from kmm_sandbox.cluster.cgroups import Cgroups
 from kmm_sandbox.cluster.hostnode import HostNode
 from kmm_sandbox.cluster.programs import Programs
 from kmm_sandbox.cluster.settings import NodeSettings
-from kmm_sandbox.cluster.umlnode import KubeletNode
+from kmm_sandbox.cluster.umlnode import OWN_KERNEL, KubeletNode
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
@@ -22,6 +22,7 @@ from kmm_sandbox.pki import Identity
 from kmm_sandbox.processes import Launcher, Process, run, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
+from kmm_sandbox.samples import Placement
 from kmm_sandbox.sandbox import REGISTRY_PORT
 from kmm_sandbox.umlkernel import UmlKernel
 
@@ -124,6 +125,11 @@ class Cluster:
     def api(self) -> KubeApi:
         """An administrator's requests."""
         return self.plane.api()
+
+    @property
+    def placement(self) -> Placement:
+        """Where Modules go that are to be on nodes with kernels of their own."""
+        return Placement(selector={OWN_KERNEL: ""}, tolerated=OWN_KERNEL)
 
     @property
     def kubectl(self) -> Kubectl:

@@ -7,7 +7,6 @@ from pathlib import Path
 from kmm_sandbox import samples
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import Cluster
-from kmm_sandbox.cluster.umlnode import OWN_KERNEL
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
@@ -22,10 +21,7 @@ def run(cluster: Cluster, relay: Relay, progress: Progress) -> int:
         kmm.install(cluster)
     with progress.step(f"Module {NAME}: applied, loaded on {len(cluster.nodes)} nodes"):
         image = samples.push(cluster, NAME, (NAME,))
-        manifest = samples.module(
-            NAME, image, NAME, selector={OWN_KERNEL: ""}, tolerated=OWN_KERNEL
-        )
-        cluster.kubectl.apply(manifest)
+        cluster.kubectl.apply(samples.module(NAME, image, NAME, placement=cluster.placement))
         Outcome(cluster, NAME, NAME).wait_loaded()
     kubeconfig = cluster.directory / "kubeconfig"
     server = f"https://127.0.0.1:{relay.port}"
