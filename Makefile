@@ -9,7 +9,7 @@ ONLY ?=
 SECONDS ?= 60
 IN_IMAGES = $(BIN)/python -m uv pip compile --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-header -q
 
-.PHONY: help sandbox sandbox-check sandbox-cluster images test test-nightly test-images unit api fault e2e fuzz collect-errors check format generate lock bench clean
+.PHONY: help sandbox sandbox-check sandbox-cluster images test test-nightly test-images test-install unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -39,13 +39,16 @@ test: $(READY) ## Run every tier of tests and count them
 	@exec $(BIN)/python tests/tiers.py unit api fault images e2e
 
 test-nightly: $(READY) ## Run the tests that take minutes each, about an hour in all
-	@exec $(BIN)/python tests/tiers.py nightly cluster
+	@exec $(BIN)/python tests/tiers.py nightly install
 
 unit api fault e2e: $(READY) ## Run one tier of tests
 	@exec $(BIN)/python tests/tiers.py $@
 
 test-images: $(READY) ## Run the tier that builds the images and looks into them
 	@exec $(BIN)/python tests/tiers.py images
+
+test-install: $(READY) ## Run the tier that installs KMM on real kubelets, and the spine's tests on it
+	@exec $(BIN)/python tests/tiers.py install
 
 fuzz: $(READY) ## Fuzz every parser (SECONDS=60 for each target, ONLY=name for one)
 	@cd tests && exec ../$(BIN)/python -m fuzz --seconds $(SECONDS) $(ONLY)

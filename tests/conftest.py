@@ -9,6 +9,8 @@ import pytest
 
 from support.verdict import TALLY
 
+pytest_plugins = ["support.onkubelets"]
+
 
 @pytest.fixture
 async def no_leftover_tasks() -> AsyncIterator[None]:

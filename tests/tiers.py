@@ -22,10 +22,15 @@ from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cluster import cgroups, outer
 from kmm_sandbox.progress import Progress
 from support import rights
+from support.onkubelets import KUBELETS
 
 TESTS = Path(__file__).resolve().parent
 LIMIT_SECONDS = 4000
 NIGHTLY_SECONDS = 3 * 3600
+SPINE = ("e2e/test_spine.py", "e2e/test_in_tree.py")
+"""Also run on real kubelets."""
+TEST_SECONDS = 1500
+"""For a test on real kubelets: the first one waits for the whole cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +99,18 @@ TIERS = {
     "nightly": Tier(
         directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
     ),
-    "cluster": Tier(
+    "install": Tier(
         obstacle=cluster_obstacle,
         prepare=prepare_cluster,
         wrap=namespaces.leashed_inside,
-        select=("-m", "nightly"),
+        directories=("install", *SPINE),
+        select=(
+            KUBELETS,
+            "-m",
+            "(nightly or spine) and not own_nodes",
+            f"--timeout={TEST_SECONDS}",
+        ),
+        limit=NIGHTLY_SECONDS,
     ),
 }
 

@@ -17,11 +17,13 @@ class Kubectl:
 
     program: Path
     kubeconfig: Path
+    limit: float = LIMIT_SECONDS
+    """Seconds for one command."""
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl and return what it prints. Raises SandboxError with its stderr."""
         argv = [str(self.program), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return run(argv, limit=LIMIT_SECONDS, stdin=stdin)
+        return run(argv, limit=self.limit, stdin=stdin)
 
     def apply(self, manifest: str) -> str:
         """Apply the text of a manifest."""

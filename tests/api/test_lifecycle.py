@@ -6,8 +6,6 @@ are real, and the DaemonSet's Pods say which of them run.
 
 import asyncio
 import http
-import re
-import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from kmm_sandbox.processes import wait_until
 from support.certificates import NAMESPACE
 from support.cluster import CRDS, Cluster, running_cluster
 from support.daemonpods import PodNode, kubelets, started
+from support.docsteps import arguments, commands
 from support.fleet import DEADLINE, KMM, Fleet, running_fleet
 from support.installation import REPOSITORY, Installation, documented, installed, inventory
 from support.kmmcp import KmmCp, new_control_plane
@@ -68,21 +67,6 @@ class Installed:
         namespace = await self.fleet.find(f"/api/v1/namespaces/{self.fleet.name}")
         assert namespace is not None
         assert not [label for label in namespace["metadata"]["labels"] if "kmm" in label]
-
-
-def commands(page: Path, heading: str) -> list[str]:
-    """Return the commands in the blocks of a section of a page."""
-    section = page.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```\n(.*?)```", section, re.DOTALL)
-    found = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    assert found
-    return found
-
-
-def arguments(command: str) -> list[str]:
-    program, *rest = shlex.split(command)
-    assert program == "kubectl"
-    return rest
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import zstandard
 from kmm_sandbox.node import Node
 from support.stage import Stage, insert, own_file, own_module, push_own
 
+pytestmark = pytest.mark.spine
+
 CORE, USER = "kmt_core", "kmt_user"
 CHAIN = ("slhc", "ppp_generic", "pppox", "pppoe")
 """Modules of the kernel's own tree, each of which holds the one before it."""

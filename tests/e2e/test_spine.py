@@ -7,6 +7,8 @@ from kmm_common.api import names
 from kmm_sandbox import samples
 from support.stage import STATES, Stage, push_own
 
+pytestmark = pytest.mark.spine
+
 
 def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
     image = samples.push(stage.sandbox, "ppp", ("ppp_generic",))
@@ -173,6 +175,7 @@ def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
     assert "another kmm-daemon (process" in answer.stderr
 
 
+@pytest.mark.own_nodes
 def test_a_node_tells_what_it_knows_also_without_its_daemon(stage: Stage) -> None:
     stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip").wait_loaded()
     node = stage.sandbox.nodes["node1"]

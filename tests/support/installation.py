@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from kmm_sandbox.binaries import find_kubectl
+from kmm_sandbox.cluster.cluster import Cluster as Nodes
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.processes import run
 from support.cluster import Cluster
@@ -112,7 +113,7 @@ def installed(installation: Installation) -> Iterator[Installation]:
         installation.delete()
 
 
-def inventory(cluster: Cluster) -> set[str]:
+def inventory(cluster: Cluster | Nodes) -> set[str]:
     """Return `kind namespace/name` of every object that there is."""
     names = cluster.kubectl("api-resources", "--verbs=list,delete", "-o", "name").split()
     text = cluster.kubectl("get", ",".join(names), "-A", "-o", f"jsonpath={_EACH}")

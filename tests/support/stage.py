@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.sandbox import REGISTRY_PORT, Sandbox
 from support import history
+from support.kubelets import Kubelets, PodNode
 from support.verdict import TALLY
 
 SECONDS = 90.0
@@ -33,14 +35,17 @@ STORE = "/var/lib/kmm/images"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The sandbox, with the few questions that these tests ask."""
+    """The sandbox, or another cluster, with the few questions that these tests ask."""
 
-    sandbox: Sandbox
+    sandbox: Sandbox | Kubelets
 
     def apply(
         self, name: str, image: str, module: str, *, parameters: list[str] | None = None
     ) -> Outcome:
-        self.sandbox.kubectl.apply(samples.module(name, image, module, parameters or []))
+        manifest = samples.module(
+            name, image, module, parameters or [], placement=self.sandbox.placement
+        )
+        self.sandbox.kubectl.apply(manifest)
         return Outcome(self.sandbox, name, module)
 
     def run(
@@ -53,7 +58,8 @@ class Stage:
         secret: str = "",
     ) -> Outcome:
         """Apply a Module with any field of modprobe and of the container."""
-        manifest = yaml.safe_load(samples.module(name, image, modprobe.get("moduleName", "")))
+        module, placement = modprobe.get("moduleName", ""), self.sandbox.placement
+        manifest = yaml.safe_load(samples.module(name, image, module, placement=placement))
         loader = manifest["spec"]["moduleLoader"]["container"]
         loader |= {"modprobe": dict(modprobe), **(container or {})}
         if secret:
@@ -61,7 +67,7 @@ class Stage:
         self.sandbox.kubectl.apply(yaml.safe_dump(manifest))
         return Outcome(self.sandbox, name, kernel_name(modprobe.get("moduleName", "")))
 
-    def asked(self, node: Node, path: str) -> tuple[int, str]:
+    def asked(self, node: Node | PodNode, path: str) -> tuple[int, str]:
         """Return what the daemon answers on its node: HTTP status and text."""
         program = (
             "import sys, urllib.request as r;"
@@ -183,18 +189,34 @@ class Stage:
 
     def violations(self) -> list[history.Violation]:
         """Return what the history checker says of all that happened in the sandbox."""
-        control_plane = [
-            line for log in self.sandbox.control_plane_logs for line in history.facts(log)
-        ]
+        replicas = groupby(self.sandbox.control_plane_logs, key=lambda log: log.parent)
+        control_plane = history.merged(
+            {
+                str(name): [line for log in logs for line in history.facts(log)]
+                for name, logs in replicas
+            }
+        )
         daemons = {
             node: [line for log in self.sandbox.daemon_logs(node) for line in history.facts(log)]
             for node in self.sandbox.nodes
         }
-        return TALLY.check("sandbox", control_plane, daemons, reachable=self.sandbox.nodes)
+        name = type(self.sandbox).__name__.lower()
+        return TALLY.check(name, control_plane, daemons, reachable=self.sandbox.nodes)
 
     def behind(self) -> list[str]:
         """Return the nodes that have not accepted what was published last for them."""
         return [each.node for each in self.violations() if each.invariant == "live"]
+
+
+@contextmanager
+def on_stage(sandbox: Sandbox | Kubelets) -> Iterator[Stage]:
+    """Take all Modules away at the end, and assert that nothing was a lie, no promise broken."""
+    stage = Stage(sandbox)
+    yield stage
+    stage.until(lambda: stage.lies() == [], "reports are true")
+    stage.clear()
+    stage.until(lambda: stage.behind() == [], "every node has what was published last")
+    assert stage.violations() == []
 
 
 def _lines(log: Path) -> list[str]:
@@ -245,7 +267,7 @@ def modprobes(node: Node) -> list[str]:
     return re.findall(r"/proc/(\d+)/", found)
 
 
-def insert(node: Node, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:
+def insert(node: Node | PodNode, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:
     """Load modules' files on a node, one after the other, as somebody else would.
 
     `instead_of` is a module that goes first; the daemon may be quick enough to load it again.
@@ -267,7 +289,7 @@ def build_in_kernel(node: Node, module: str) -> str:
     return srcversion or shown.check().replace(" ", "").replace("\n", "")
 
 
-def stock_module(sandbox: Sandbox, name: str) -> bytes:
+def stock_module(sandbox: samples.Source, name: str) -> bytes:
     """Return the file of a module that came with the kernel."""
     files = sandbox.kernel.closure((name,))
     return next(file.read_bytes() for file in files.values() if file.stem == name)
@@ -288,20 +310,20 @@ def own_file(kernel: str, name: str, version: str = "v1") -> str:
     return str(PREBUILT / kernel / version / f"{name}.ko")
 
 
-def push_files(sandbox: Sandbox, repository: str, files: Mapping[str, bytes]) -> str:
+def push_files(sandbox: samples.Source, repository: str, files: Mapping[str, bytes]) -> str:
     """Push an image with exactly these files, by path."""
     built = kmodimage.image(kmodimage.layer(files))
     return kmodimage.push(sandbox.registry, f"kmod/{repository}", "v1", built)
 
 
-def push_pinned(sandbox: Sandbox, repository: str, files: Mapping[str, bytes]) -> str:
+def push_pinned(sandbox: samples.Source, repository: str, files: Mapping[str, bytes]) -> str:
     """Push such an image; name it by its digest, which nobody has to look up."""
     built = kmodimage.image(kmodimage.layer(files))
     kmodimage.push(sandbox.registry, f"kmod/{repository}", "v1", built)
     return f"{sandbox.registry.address}/kmod/{repository}@{built.digest}"
 
 
-def push_own(sandbox: Sandbox, repository: str, *modules: str, version: str = "v1") -> str:
+def push_own(sandbox: samples.Source, repository: str, *modules: str, version: str = "v1") -> str:
     extra = {f"{m}.ko": own_module(sandbox.kernel.version, m, version) for m in modules}
     built = kmodimage.image(kmodimage.layer(kmodimage.kmod_files(sandbox.kernel, extra=extra)))
     return kmodimage.push(sandbox.registry, f"kmod/{repository}", version, built)

@@ -38,25 +38,6 @@ READY_SECONDS = 300.0
 _NODES = "/api/v1/nodes"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supplies:
-    """What nodes are given besides the images of the sandbox: OCI archives, seccomp profiles."""
-
-    host: Sequence[Path] = ()
-    """Images for the node on this machine's kernel only."""
-    every: Sequence[Path] = ()
-    seccomp: Mapping[str, Path] = field(default_factory=dict)
-    """By the name that Pods have for them, a path."""
-
-    def give(self, settings: NodeSettings, *more: Path) -> None:
-        """Put all of it, and more images, where a node finds it."""
-        for archive in (*self.every, *more):
-            shutil.copy(archive, settings.images)
-        for name, profile in self.seccomp.items():
-            (settings.seccomp / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(profile, settings.seccomp / name)
-
-
 @dataclass(slots=True, kw_only=True)
 class Cluster:
     """Started once; must run inside namespaces of the sandbox's own."""
@@ -67,10 +48,13 @@ class Cluster:
     scheduler: Process
     registry: Registry
     programs: Programs
-    supplies: Supplies
+    seccomp: Mapping[str, Path]
+    """Profiles that nodes have, by their names in Pods."""
     host: HostNode | None = field(default=None)
     nodes: dict[str, KubeletNode] = field(default_factory=dict)
     """Those with kernels of their own."""
+    away: dict[str, KubeletNode] = field(default_factory=dict)
+    """Such ones that are switched off, and no part of the cluster."""
 
     @classmethod
     def start(
@@ -80,15 +64,16 @@ class Cluster:
         programs: Programs,
         *,
         nodes: int,
+        spare: int = 0,
         progress: Progress,
-        supplies: Supplies = Supplies(),
+        seccomp: Mapping[str, Path] | None = None,
     ) -> "Cluster":
         """Bring up the control plane, the node on this machine's kernel, and so many others.
 
-        Raises SandboxError.
+        `spare` ones may join later. Raises SandboxError.
         """
         cgroups.sweep()
-        addresses = [NodeAddress(number=number) for number in range(1, nodes + 1)]
+        addresses = [NodeAddress(number=number) for number in range(1, nodes + spare + 1)]
         make_network(addresses)
         launcher = Launcher(logs=directory / "logs", leashed=False)
         with progress.step("Kubernetes with a scheduler"):
@@ -103,14 +88,15 @@ class Cluster:
                 directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT
             ),
             programs=programs,
-            supplies=supplies,
+            seccomp=seccomp or {},
         )
         try:
             plane.wait_for_default_service_account()
             with progress.step(f"node {HOST_NODE}"):
                 cluster.start_host()
             with progress.step(f"{nodes} nodes with kernels of their own"):
-                cluster._start_nodes(addresses)
+                cluster._make_nodes(addresses)
+                cluster.join(*list(cluster.away)[:nodes])
         except BaseException:
             cluster.stop()
             raise
@@ -165,6 +151,23 @@ class Cluster:
         self.nodes[node].power_cycle()
         self.wait_until_ready(node, booted_after=before)
 
+    def join(self, *names: str) -> None:
+        """Switch nodes on, side by side, and wait until they are Ready. Raises SandboxError."""
+        joining = {name: self.away.pop(name) for name in names}
+        self.nodes |= joining
+        with ThreadPoolExecutor() as pool:
+            booting = [pool.submit(node.switch_on) for node in joining.values()]
+            for future in booting:
+                future.result()
+        for name in names:
+            self.wait_until_ready(name)
+
+    def leave(self, name: str) -> None:
+        """Switch a node off for good, as the cluster sees it: its Node is deleted."""
+        self.nodes[name].switch_off()
+        self.away[name] = self.nodes.pop(name)
+        self.api.delete(f"{_NODES}/{name}")
+
     def start_host(self) -> None:
         """Start the node on this machine's kernel, and wait until it is Ready."""
         # It registers anew: Ready would else be what an earlier kubelet has said.
@@ -173,8 +176,7 @@ class Cluster:
         settings = NodeSettings(
             directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroup_root=own.path
         )
-        write_settings(settings, self.plane, HOST_NODE, HOST_ADDRESS)
-        self.supplies.give(settings, *self.supplies.host)
+        self._write_settings(settings, HOST_NODE, HOST_ADDRESS)
         self.host = HostNode.start(
             HOST_NODE,
             HOST_ADDRESS,
@@ -196,22 +198,21 @@ class Cluster:
         self.scheduler.kill()
         self.plane.stop()
 
-    def _start_nodes(self, addresses: Sequence[NodeAddress]) -> None:
-        """Switch all on, side by side, and wait until they are Ready."""
+    def _make_nodes(self, addresses: Sequence[NodeAddress]) -> None:
+        """Give each what it starts with."""
         for address in addresses:
             node = KubeletNode.new(
                 self.directory, self.launcher, address, self.programs, of=len(addresses)
             )
-            write_settings(node.settings, self.plane, node.name, address.ip)
-            self.supplies.give(node.settings)
+            self._write_settings(node.settings, node.name, address.ip)
             route_pods(node)
-            self.nodes[node.name] = node
-        with ThreadPoolExecutor() as pool:
-            booting = [pool.submit(node.switch_on) for node in self.nodes.values()]
-            for future in booting:
-                future.result()
-        for name in self.nodes:
-            self.wait_until_ready(name)
+            self.away[node.name] = node
+
+    def _write_settings(self, settings: NodeSettings, name: str, address: str) -> None:
+        write_settings(settings, self.plane, name, address)
+        for profile, path in self.seccomp.items():
+            (settings.seccomp / profile).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, settings.seccomp / profile)
 
     def _is_ready(self, node: str) -> bool:
         self.require_alive()

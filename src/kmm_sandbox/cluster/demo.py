@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from kmm_sandbox import samples
-from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import Cluster
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.progress import Progress
@@ -16,9 +15,7 @@ NAME = "slip"
 
 
 def run(cluster: Cluster, relay: Relay, progress: Progress) -> int:
-    """Install KMM, show a load, say how to go on, stay until interrupted. Raises SandboxError."""
-    with progress.step("KMM, by its manifests and images"):
-        kmm.install(cluster)
+    """Show a load, say how to go on, stay until interrupted. Raises SandboxError."""
     with progress.step(f"Module {NAME}: applied, loaded on {len(cluster.nodes)} nodes"):
         image = samples.push(cluster, NAME, (NAME,))
         cluster.kubectl.apply(samples.module(NAME, image, NAME, placement=cluster.placement))

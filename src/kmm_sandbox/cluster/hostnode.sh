@@ -14,6 +14,8 @@ for place in lib log; do
     mkdir -p "$directory/var/$place"
     mount --bind "$directory/var/$place" "/var/$place"
 done
+mkdir -p /var/log/pods
+mount --bind "$directory/pod-logs" /var/log/pods
 
 mkdir -p /var/lib/kubelet
 cp -r "$directory/seccomp" /var/lib/kubelet/

@@ -38,6 +38,23 @@ def busybox_archive() -> bytes:
     return archive(BUSYBOX, {"bin/busybox": content}, links=links)
 
 
+def read_archive(path: Path) -> kmodimage.Image:
+    """Return the only image of an OCI archive. Raises SandboxError."""
+    try:
+        with tarfile.open(path) as layout:
+            content = {each.name: _content(layout, each) for each in layout if each.isfile()}
+        (entry,) = json.loads(content["index.json"])["manifests"]
+        manifest = content.pop(_blob(entry["digest"]))
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise SandboxError(f"{path} is no OCI archive of one image: {error!r}") from error
+    blobs = {
+        name.removeprefix("blobs/").replace("/", ":", 1): each
+        for name, each in content.items()
+        if name.startswith("blobs/")
+    }
+    return kmodimage.Image(manifest=manifest, blobs=blobs)
+
+
 def archive(
     name: str,
     programs: Mapping[str, bytes],
@@ -65,7 +82,7 @@ def oci_archive(name: str, image: kmodimage.Image) -> bytes:
         "oci-layout": json.dumps({"imageLayoutVersion": "1.0.0"}).encode(),
         "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
         **{
-            f"blobs/{digest.replace(':', '/')}": content
+            _blob(digest): content
             for digest, content in {**image.blobs, image.digest: image.manifest}.items()
         },
     }
@@ -76,6 +93,16 @@ def oci_archive(name: str, image: kmodimage.Image) -> bytes:
             member.size = len(content)
             layout.addfile(member, io.BytesIO(content))
     return raw.getvalue()
+
+
+def _blob(digest: str) -> str:
+    """Return the path of what has this digest in an OCI layout."""
+    return f"blobs/{digest.replace(':', '/', 1)}"
+
+
+def _content(layout: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = layout.extractfile(member)
+    return file.read() if file else b""
 
 
 def _program(path: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:

@@ -16,16 +16,17 @@ MODE = "cluster"
 
 
 def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:
-    images = options.directory / IMAGES
     cluster = Cluster.start(
         options.directory,
         find_binaries(progress),
         find_programs(progress),
         nodes=options.nodes,
         progress=progress,
-        supplies=kmm.supplies(images / "kmm-cp.oci.tar", images / "kmm-daemon.oci.tar"),
+        seccomp=kmm.SECCOMP,
     )
     try:
+        with progress.step("KMM, by its manifests and images"):
+            kmm.install(cluster, options.directory / IMAGES)
         return demo.run(cluster, inner.started_relay(options, cluster.plane), progress)
     finally:
         lifeline.let_go()

@@ -1,40 +1,81 @@
 """KMM on the cluster: the shipped manifests, below an overlay as an administrator writes one.
 
-What is different from what is shipped: the images are those that the nodes were given; the Service
-has an address that is known before, which daemons find by an entry in their hosts file, since there
-is no DNS here; and daemons are on nodes with kernels of their own only.
+What is different from what is shipped: the images are in the sandbox's registry, by digest; the
+Service has an address that is known before, which daemons find by an entry in their hosts file,
+since there is no DNS here; and daemons are on nodes with kernels of their own only.
 """
 
 import json
 import os
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 from kmm_common.api import names
-from kmm_sandbox.cluster.cluster import Cluster, Supplies
+from kmm_sandbox import kmodimage
+from kmm_sandbox.cluster.cluster import Cluster
+from kmm_sandbox.cluster.images import read_archive
 from kmm_sandbox.cluster.umlnode import OWN_KERNEL
+from kmm_sandbox.kmodimage import Image
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.kubelet import DAEMON_SET, NAMESPACE
 from kmm_sandbox.processes import wait_until
+from kmm_sandbox.registry import Registry
 from kmm_sandbox.sandbox import REPOSITORY
 
+CONTROL_PLANE, DAEMON = "kmm-cp", "kmm-daemon"
+"""The programs, and the names of their images in the manifests."""
 OVERLAY = REPOSITORY / "manifests/overlays/builtin-ca"
-SECCOMP = REPOSITORY / "manifests/base/daemon/seccomp.json"
+SECCOMP = {"kmm/daemon.json": REPOSITORY / "manifests/base/daemon/seccomp.json"}
+"""What nodes are to have before, by its name in Pods."""
+DIRECTORY = "overlay"
+"""Of the overlay, in the cluster's directory."""
 SERVICE = "10.96.0.50"
 SERVER = f"kmm-cp.{NAMESPACE}.svc"
-VERSION = metadata.version("kmm")
-"""The images' tag."""
 READY_SECONDS = 300.0
 _APPS = f"/apis/apps/v1/namespaces/{NAMESPACE}"
 
 
-def supplies(control_plane: Path, daemon: Path) -> Supplies:
-    """Return what nodes need for KMM, of the archives of its images."""
-    return Supplies(host=(control_plane,), every=(daemon,), seccomp={"kmm/daemon.json": SECCOMP})
+def install(cluster: Cluster, archives: Path) -> None:
+    """Push the images, apply all of it, wait for a session of each daemon. Raises SandboxError.
+
+    `archives` has the OCI archive of each program's image.
+    """
+    apply(cluster, push_all(cluster.registry, archives))
+    wait_until(
+        lambda: _available(cluster), seconds=READY_SECONDS, what="Deployment kmm-cp available"
+    )
+    wait_until(
+        lambda: connected(cluster) == {*cluster.nodes},
+        seconds=READY_SECONDS,
+        what="sessions of all daemons",
+    )
 
 
-def overlay(shipped: str) -> Object:
-    """Return the kustomization above the shipped overlay."""
+def push_all(registry: Registry, archives: Path) -> dict[str, str]:
+    """Push the images of both programs; return their digests by name."""
+    images = {name: read_archive(archives / f"{name}.oci.tar") for name in (CONTROL_PLANE, DAEMON)}
+    return {name: push(registry, name, image) for name, image in images.items()}
+
+
+def push(registry: Registry, name: str, image: Image) -> str:
+    """Push an image; return its digest, by which it is pulled."""
+    kmodimage.push(registry, name, "latest", image)
+    return image.digest
+
+
+def apply(cluster: Cluster, digests: Mapping[str, str]) -> Path:
+    """Apply it with these images, by name; return the directory of the overlay."""
+    directory = cluster.directory / DIRECTORY
+    directory.mkdir(exist_ok=True)
+    shipped = os.path.relpath(OVERLAY, directory.resolve())
+    content = overlay(shipped, cluster.registry.address, digests)
+    (directory / "kustomization.yaml").write_text(json.dumps(content))
+    cluster.kubectl("apply", "--server-side", "-k", str(directory))
+    return directory
+
+
+def overlay(shipped: str, registry: str, digests: Mapping[str, str]) -> Object:
+    """Return the kustomization above the shipped overlay, with images of a registry."""
     address = [{"op": "add", "path": "/spec/clusterIP", "value": SERVICE}]
     aliases = [{"ip": SERVICE, "hostnames": [SERVER]}]
     daemon = [
@@ -47,31 +88,14 @@ def overlay(shipped: str) -> Object:
         "kind": "Kustomization",
         "resources": [shipped],
         "images": [
-            {"name": name, "newName": f"localhost/{name}", "newTag": VERSION}
-            for name in ("kmm-cp", "kmm-daemon")
+            {"name": name, "newName": f"{registry}/{name}", "digest": digest}
+            for name, digest in digests.items()
         ],
         "patches": [
             {"target": {"kind": "Service", "name": "kmm-cp"}, "patch": json.dumps(address)},
             {"target": {"kind": "PodTemplate", "name": DAEMON_SET}, "patch": json.dumps(daemon)},
         ],
     }
-
-
-def install(cluster: Cluster) -> None:
-    """Apply it and wait until all daemons have their sessions. Raises SandboxError."""
-    directory = cluster.directory / "overlay"
-    directory.mkdir()
-    shipped = os.path.relpath(OVERLAY, directory.resolve())
-    (directory / "kustomization.yaml").write_text(json.dumps(overlay(shipped)))
-    cluster.kubectl("apply", "--server-side", "-k", str(directory))
-    wait_until(
-        lambda: _available(cluster), seconds=READY_SECONDS, what="Deployment kmm-cp available"
-    )
-    wait_until(
-        lambda: connected(cluster) == {*cluster.nodes},
-        seconds=READY_SECONDS,
-        what="sessions of all daemons",
-    )
 
 
 def connected(cluster: Cluster) -> set[str]:

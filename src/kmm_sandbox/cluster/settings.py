@@ -8,8 +8,12 @@ from typing import Any
 
 from kmm_sandbox.cluster.images import PAUSE
 from kmm_sandbox.cluster.programs import CNI_PLUGINS
+from kmm_sandbox.network import HOST_ADDRESS
+from kmm_sandbox.sandbox import REGISTRY_PORT
 
 Object = dict[str, Any]
+REGISTRY = f"{HOST_ADDRESS}:{REGISTRY_PORT}"
+"""The sandbox's, which speaks plain HTTP."""
 SOCKET = "/run/containerd/containerd.sock"
 NOTHING_IS_EVICTED = {
     "memory.available": "10Mi",
@@ -58,9 +62,19 @@ class NodeSettings:
         return self.directory / "containerd.toml"
 
     @property
+    def registries(self) -> Path:
+        """How containerd speaks to registries, in a directory for each."""
+        return self.directory / "registries"
+
+    @property
     def images(self) -> Path:
         """OCI archives that containerd is given."""
         return self.directory / "images"
+
+    @property
+    def pod_logs(self) -> Path:
+        """What containers log, in a directory for each Pod."""
+        return self.directory / "pod-logs"
 
     @property
     def pods(self) -> str:
@@ -69,10 +83,15 @@ class NodeSettings:
 
     def write(self) -> None:
         """Write all of them."""
-        for directory in (self.pki, self.images, self.seccomp, self.directory / "cni"):
+        own = (self.pki, self.images, self.seccomp, self.pod_logs, self.directory / "cni")
+        for directory in own:
             directory.mkdir(parents=True, exist_ok=True)
         self.kubelet.write_text(json.dumps(self.kubelet_content(), indent=2))
         self.containerd.write_text(self.containerd_content())
+        hosts = self.registries / REGISTRY / "hosts.toml"
+        hosts.parent.mkdir(parents=True, exist_ok=True)
+        # containerd 1.6 does not read one without a host.
+        hosts.write_text(f'server = "http://{REGISTRY}"\n[host."http://{REGISTRY}"]\n')
         network = self.directory / "cni" / "10-sandbox.conflist"
         network.write_text(json.dumps(self.network_content(), indent=2))
 
@@ -118,6 +137,8 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{self.directory / "cni"}"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{self.registries}"
 # Made at its start, by default below /opt.
 [plugins."io.containerd.internal.v1.opt"]
   path = "{self.directory / "opt"}"

@@ -70,6 +70,10 @@ class KubeletNode:
         argv = ("sh", str(UP), str(directory), str(boot), *kubelet)
         guestexec.execute(directory, boot, *argv, seconds=UP_SECONDS).check()
 
+    def switch_off(self) -> None:
+        """Press the power button; cut the power if the node does not end."""
+        self.machine.switch_off()
+
     def power_cycle(self) -> None:
         """Cut the power, then switch on."""
         self.machine.cut_power()

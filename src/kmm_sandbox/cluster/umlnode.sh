@@ -23,6 +23,9 @@ for place in lib/kubelet lib/containerd lib/cni log; do
     mkdir -p "/run/disk/$place" "/var/$place"
     mount --bind "/run/disk/$place" "/var/$place"
 done
+# What containers log is read on the host, also when this kernel has ended.
+mkdir -p /var/log/pods
+mount --bind "$directory/pod-logs" /var/log/pods
 
 cp -r "$directory/seccomp" /var/lib/kubelet/
 
