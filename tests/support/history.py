@@ -19,6 +19,8 @@ DEPOSED = "leading no more"
 """Unless its replica ends: its reconciles were cut off, and may have done what they did not log."""
 REPLICA = "replica_of"
 """The field that merged() adds."""
+KILLED = "replica was killed"
+"""The line that merged() adds at the end of a replica that has not said that it stops."""
 LAST = "~"
 """After every moment."""
 FACTS = {*(fact.value for fact in Fact), STARTED, STOPS, FAILED, DEPOSED}
@@ -68,6 +70,8 @@ class Published:
                 ended[who] = False
             elif line["msg"] == STOPS:
                 ended[who] = True
+            elif line["msg"] == KILLED:
+                published._gaps.append((line["ts"], ""))
             last[who] = line.get("ts", "")
         return published
 
@@ -114,9 +118,18 @@ def facts(path: Path) -> Iterator[Line]:
             yield line
 
 
-def merged(replicas: Mapping[str, Iterable[Line]]) -> Iterator[Line]:
-    """Yield the lines of several replicas by their time; all by one machine's clock."""
+def merged(replicas: Mapping[str, Iterable[Line]], *, gone: Collection[str] = ()) -> Iterator[Line]:
+    """Yield the lines of several replicas by their time; all by one machine's clock.
+
+    `gone` are those that run no more, and that nothing of their name follows.
+    """
     lines = [{**line, REPLICA: name} for name, told in replicas.items() for line in told]
+    last = {line[REPLICA]: line for line in lines}
+    lines += [
+        {"ts": last[name]["ts"], "msg": KILLED, REPLICA: name}
+        for name in gone
+        if name in last and last[name]["msg"] != STOPS
+    ]
     return iter(sorted(lines, key=lambda line: str(line.get("ts", ""))))
 
 

@@ -1,6 +1,7 @@
 """KMM on real kubelets, as tests of other sandboxes ask theirs."""
 
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class Kubelets:
     @property
     def control_plane_logs(self) -> list[Path]:
         return self.logs.of(HOST_NODE, CONTROL_PLANE)
+
+    def gone(self, replicas: Collection[str]) -> set[str]:
+        """Return those of the control plane's Pods that run no more, by their logs' directories."""
+        runs = {name for names in running(self.cluster, CONTROL_PLANE).values() for name in names}
+        return {replica for replica in replicas if replica.split("_")[1] not in runs}
 
     def daemon_logs(self, node: str) -> list[Path]:
         return self.logs.of(node, DAEMON)

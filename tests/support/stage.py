@@ -189,13 +189,13 @@ class Stage:
 
     def violations(self) -> list[history.Violation]:
         """Return what the history checker says of all that happened in the sandbox."""
-        replicas = groupby(self.sandbox.control_plane_logs, key=lambda log: log.parent)
-        control_plane = history.merged(
-            {
-                str(name): [line for log in logs for line in history.facts(log)]
-                for name, logs in replicas
-            }
-        )
+        logs_of_replicas = sorted(self.sandbox.control_plane_logs, key=_replica)
+        told = {
+            name: [line for log in logs for line in history.facts(log)]
+            for name, logs in groupby(logs_of_replicas, key=_replica)
+        }
+        gone = self.sandbox.gone(told) if isinstance(self.sandbox, Kubelets) else ()
+        control_plane = history.merged(told, gone=gone)
         daemons = {
             node: [line for log in self.sandbox.daemon_logs(node) for line in history.facts(log)]
             for node in self.sandbox.nodes
@@ -216,7 +216,13 @@ def on_stage(sandbox: Sandbox | Kubelets) -> Iterator[Stage]:
     stage.until(lambda: stage.lies() == [], "reports are true")
     stage.clear()
     stage.until(lambda: stage.behind() == [], "every node has what was published last")
-    assert stage.violations() == []
+    found = stage.violations()
+    assert found == [], found
+
+
+def _replica(log: Path) -> str:
+    """Return which replica a log is of: each has a directory."""
+    return log.parent.name
 
 
 def _lines(log: Path) -> list[str]:

@@ -79,9 +79,10 @@ class KubeletNode:
         self.machine.cut_power()
         self.switch_on()
 
-    def execute(self, *argv: str) -> Answer:
+    def execute(self, *argv: str, stdin: str = "") -> Answer:
         """Run a command on the node."""
-        return guestexec.execute(self.settings.directory, self.machine.boot, *argv)
+        directory, boot = self.settings.directory, self.machine.boot
+        return guestexec.execute(directory, boot, *argv, stdin=stdin)
 
     def loaded_modules(self) -> dict[str, str]:
         """Return the rows of /proc/modules by the module's name."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kmm_common.logs import Fact
-from support.history import FAILED, STARTED, STOPS, check
+from support.history import FAILED, STARTED, STOPS, check, merged
 
 UID = "u1"
 
@@ -136,6 +136,18 @@ def test_an_unload_whose_publication_may_have_been_lost_is_none_of_ours(
 ) -> None:
     """The control plane was killed, or got no answer, between the write and its line."""
     assert check([published(), *gap], {"n1": UNPUBLISHED}) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "last", "kept"),
+    [((), FAILED, False), (("a",), FAILED, True), (("a",), STOPS, False)],
+    ids=["runs", "killed", "stopped"],
+)
+def test_only_a_replica_that_is_gone_without_a_word_may_have_written_more(
+    gone: tuple[str, ...], last: str, kept: bool
+) -> None:
+    replica = [told(STARTED, "0"), published(), told(last, "3", controller="node", key="n2")]
+    assert (check(merged({"a": replica}, gone=gone), {"n1": UNPUBLISHED}) == []) is kept
 
 
 def test_a_label_that_comes_back_after_the_module_came_back_is_fine() -> None:
