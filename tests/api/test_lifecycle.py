@@ -47,7 +47,7 @@ class Installed:
     async def follow(self, heading: str) -> None:
         """Run the commands of a section of the docs, for the fleet's Module."""
         for command in commands(UNINSTALL, heading):
-            if command == "kubectl delete -k .":
+            if command == "kubectl delete --ignore-not-found -k .":
                 # Its Pods end while this goes on, and what it asks meanwhile is refused.
                 await asyncio.to_thread(self.control_plane.stop)
                 await asyncio.to_thread(self.installation.delete)

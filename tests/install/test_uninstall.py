@@ -18,7 +18,7 @@ pytestmark = pytest.mark.nightly
 PAGE = REPOSITORY / "docs/how-to/uninstall.md"
 SECONDS = 400.0
 NAME = "slip"
-UNINSTALLS = "kubectl delete -k ."
+UNINSTALLS = "kubectl delete --ignore-not-found -k ."
 
 
 @pytest.mark.parametrize("heading", ["Unload everything", "Keep the modules loaded"])
@@ -52,7 +52,8 @@ def follow(kubelets: Kubelets, heading: str) -> None:
     kubectl = replace(kubelets.kubectl, limit=SECONDS)
     for command in commands(PAGE, heading):
         if command == UNINSTALLS:
-            kubectl("delete", "-k", str(kubelets.cluster.directory / kmm.DIRECTORY))
+            place = str(kubelets.cluster.directory / kmm.DIRECTORY)
+            kubectl(*arguments(command)[:-1], place)
         else:
             kubectl(*arguments(command.replace("NAMESPACE", "default").replace("NAME", NAME)))
 
