@@ -7,6 +7,7 @@ from template import Block, Entry, Inline, Mapping, With
 
 CERT_MANAGER = 'eq .Values.certificates.mode "certManager"'
 BUILTIN = 'eq .Values.certificates.mode "builtin"'
+DAEMON_METRICS = ".Values.monitoring.podMonitor.enabled"
 PODS = {
     ("Deployment", "kmm-cp"): "spec.template.spec",
     ("PodTemplate", "kmm-daemon"): "template.spec",
@@ -16,6 +17,7 @@ KINDS = {
     "CustomResourceDefinition": ".Values.crds.enabled",
     "Namespace": ".Values.namespace.create",
     "NetworkPolicy": ".Values.networkPolicy.enabled",
+    "PodMonitor": DAEMON_METRICS,
     "PrometheusRule": ".Values.monitoring.rules.enabled",
     "ServiceMonitor": ".Values.monitoring.serviceMonitor.enabled",
 }
@@ -127,6 +129,12 @@ PLACES = [
         name="kmm",
         path="metadata.labels.+",
         node=With(".Values.monitoring.rules.labels"),
+    ),
+    Place(
+        kind="PodMonitor",
+        name="kmm-daemon",
+        path="metadata.labels.+",
+        node=With(".Values.monitoring.podMonitor.labels"),
     ),
     Place(
         kind="ServiceMonitor",

@@ -123,6 +123,66 @@ def _identities(items: list[Any]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """What objects have besides, or differently, where a value asks for it."""
+
+    condition: str
+    """Of the value."""
+    within: str = ""
+    """The variant in which they have it; empty for all of them."""
+
+    @property
+    def both(self) -> str:
+        """The condition of what only this variant has."""
+        return f"and {self.condition} ({self.within})" if self.within else self.condition
+
+    def extend(self, root: Mapping, base: Any, more: Any) -> None:
+        """Put into the tree of an object what `more` has besides `base`. Nothing may be missing."""
+        if isinstance(base, dict):
+            self._keys(root, base, more)
+        else:
+            self._items(root, base, more)
+
+    def _keys(self, root: Mapping, base: dict[str, Any], more: dict[str, Any]) -> None:
+        for key, value in more.items():
+            if key not in base:
+                self._insert(root, Entry(tree(value), key), len(root.entries))
+            elif base[key] != value and _alike(base[key], value):
+                self.extend(self._found(root, key).node, base[key], value)
+            elif base[key] != value:
+                there = self._found(root, key)
+                there.condition = f"not {self.condition}"
+                self._insert(root, Entry(tree(value), key), root.entries.index(there) + 1)
+
+    def _items(self, root: Mapping, base: list[Any], more: list[Any]) -> None:
+        names, old = _identities(more), dict(zip(_identities(base), base, strict=True))
+        for number, (name, item) in enumerate(zip(names, more, strict=True)):
+            if name not in old:
+                self._insert(root, Entry(tree(item)), _before(root, names[number + 1 :]))
+            elif old[name] != item:
+                self.extend(self._found(root, name).node, old[name], item)
+
+    def _found(self, root: Mapping, step: str) -> Entry:
+        """Return the entry of a key, or the item of a name, that this variant has."""
+        ours = (entry for entry in root.entries if entry.condition in ("", self.within))
+        return next(entry for entry in ours if step in (entry.key, _name(entry.node)))
+
+    def _insert(self, root: Mapping, entry: Entry, position: int) -> None:
+        for there in root.entries:
+            if (there.key, there.node) == (entry.key, entry.node):
+                there.condition = self.condition
+                return
+        entry.condition = self.both
+        root.entries.insert(position, entry)
+
+
+def _before(root: Mapping, names: Sequence[str]) -> int:
+    """Return where in a list the first of these items is; its end if none is there."""
+    known = {_name(entry.node): number for number, entry in reversed([*enumerate(root.entries)])}
+    return next((known[name] for name in names if name in known), len(root.entries))
+
+
+@dataclass(frozen=True, slots=True)
 class Writer:
     """Writes trees as text; `escape` makes of any text one that Helm renders as it should be."""
 

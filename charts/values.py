@@ -167,6 +167,16 @@ class Monitor(Strict):
     """By which your Prometheus selects monitors."""
 
 
+class DaemonMonitor(Strict):
+    """The PodMonitor of the daemons, and all that they need to be scraped."""
+
+    enabled: bool = False
+    """Opens port 8081 of each node for it, by TLS with certificates on both sides. Needs the
+    Prometheus Operator's definitions."""
+    labels: Labels = {}
+    """By which your Prometheus selects monitors."""
+
+
 class Dashboard(Strict):
     """The ConfigMap with the dashboard."""
 
@@ -179,6 +189,8 @@ class Monitoring(Strict):
 
     serviceMonitor: Monitor = Monitor()
     """That Prometheus scrapes the control plane."""
+    podMonitor: DaemonMonitor = DaemonMonitor()
+    """That Prometheus scrapes the daemons."""
     rules: Rules = Rules()
     """The alerts."""
     dashboard: Dashboard = Dashboard()

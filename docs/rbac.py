@@ -27,6 +27,11 @@ Only where the control plane has an authority of its own (`manifests/builtin-ca/
 [ADR 21](../adr/0021-enrolment.md)):
 """
 
+SCRAPER = """
+Besides, where it also signs for Prometheus (`manifests/daemon-metrics/builtin-ca/rbac.yaml`,
+[ADR 29](../adr/0029-daemon-metrics.md)):
+"""
+
 TAIL = """
 ## Pull secrets
 
@@ -58,7 +63,14 @@ version is tried at once.
 def page() -> str:
     """Return the page's text."""
     shipped, enrolment = (MANIFESTS / f"{name}/rbac.yaml" for name in ("base", "builtin-ca"))
-    return HEAD + _sections(shipped) + ENROLMENT + _sections(enrolment) + TAIL
+    scraper = MANIFESTS / "daemon-metrics/builtin-ca/rbac.yaml"
+    return "".join(
+        [
+            *(HEAD, _sections(shipped)),
+            *(ENROLMENT, _sections(enrolment)),
+            *(SCRAPER, _sections(scraper), TAIL),
+        ]
+    )
 
 
 def _sections(manifest: Path) -> str:

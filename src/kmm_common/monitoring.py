@@ -14,8 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from kmm_common.clock import SystemClock
 from kmm_common.listening import accept, host_and_port, listening, listening_sockets
-from kmm_common.logs import log_crash
+from kmm_common.logs import log, log_crash
 from kmm_common.settings import MetricsTlsSettings
+from kmm_common.tls import TlsFilesError
 
 if TYPE_CHECKING:
     from kmm_common.scrapers import ScraperTls
@@ -68,12 +69,19 @@ class MonitoringServer:
         exposition: Callable[[], bytes],
         ready: Callable[[], bool] = lambda: True,
         tls: MetricsTlsSettings | None = None,
+        awaits_files: bool = False,
     ) -> None:
-        """`exposition` returns the metrics in Prometheus' text format. TlsFilesError."""
+        """`exposition` returns the metrics in Prometheus' text format.
+
+        Files of `tls` that are not there are a TlsFilesError; where the program `awaits_files`,
+        connections are closed until they are.
+        """
         self._address = address
         self._exposition = exposition
         self._ready = ready
-        self._tls = _scraper_tls(tls) if tls else None
+        self._tls = _scraper_tls(tls) if tls and not awaits_files else None
+        self._awaited = tls if awaits_files else None
+        self._problem = ""
         self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -107,6 +115,9 @@ class MonitoringServer:
     async def _serve(self, accepted: socket.socket) -> None:
         # Whoever sends too little, reads too slowly or goes away is nobody's concern.
         with contextlib.suppress(OSError, h11.ProtocolError):
+            if not self._has_its_files():
+                accepted.close()
+                return
             async with asyncio.timeout(CONNECTION_SECONDS):
                 reader, writer = await self._streams(accepted)
                 try:
@@ -115,6 +126,19 @@ class MonitoringServer:
                     await writer.wait_closed()
                 finally:
                     writer.transport.abort()
+
+    def _has_its_files(self) -> bool:
+        if self._awaited is None:
+            return True
+        try:
+            self._tls = _scraper_tls(self._awaited)
+        except TlsFilesError as error:
+            if str(error) != self._problem:
+                log(logger, logging.WARNING, "metrics not served yet", error=str(error))
+            self._problem = str(error)
+            return False
+        self._awaited = None
+        return True
 
     async def _streams(
         self, accepted: socket.socket

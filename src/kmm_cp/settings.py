@@ -104,6 +104,9 @@ class Settings(ProgramSettings):
     enrolment: EnrolmentSettings | None = None
     """Set to have daemons enrol with tokens of their Pods. The files of `tls` are then written by
     the control plane itself, into one directory, which should be in memory."""
+    scraper_secret: str = ""
+    """Secret of the operator's namespace, which must be there, for the certificate by which
+    Prometheus reads daemons' metrics; needs `enrolment`, whose authority signs it."""
     trust_domain: str = Field(default="kmm.sigs.x-k8s.io", min_length=1)
     """Of the SPIFFE URI in daemons' certificates."""
     daemon_service_account: str = Field(default="kmm-daemon", min_length=1)
@@ -133,6 +136,15 @@ class Settings(ProgramSettings):
             raise ValueError(
                 "tls.cert, tls.key, tls.ca: must be in one directory, where enrolment is set: they"
                 " are replaced all at once"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scraper_has_an_authority(self) -> Self:
+        if self.scraper_secret and self.enrolment is None:
+            raise ValueError(
+                "scraper_secret: needs enrolment, whose authority signs; leave it empty where"
+                " cert-manager issues certificates"
             )
         return self
 

@@ -120,8 +120,13 @@ async def _run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
 
 async def _serve(settings: Settings, parts: Sequence[Part], metrics: Metrics) -> None:
     # Ready with or without a control plane: the daemon knows by now what the kernel has.
+    tls = settings.metrics_tls
     monitoring = MonitoringServer(
-        settings.metrics_listen, exposition=metrics.exposition, tls=settings.metrics_tls
+        settings.metrics_listen,
+        exposition=metrics.exposition,
+        tls=tls,
+        # The certificate that it enrols for is there only once it has.
+        awaits_files=bool(settings.enrol and tls and tls.cert == settings.tls.cert),
     )
     await monitoring.start()
     try:

@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "manifests/samples/approver-policy.yaml"
+METRICS = ROOT / "manifests/samples/approver-policy-metrics.yaml"
 SHIPPED = ROOT / "manifests/overlays/default/certificates.yaml"
 CERT_MANAGER_API = f"/apis/cert-manager.io/v1/namespaces/{NAMESPACE}"
 REQUESTS = f"{CERT_MANAGER_API}/certificaterequests"
@@ -316,3 +317,28 @@ async def test_certificate_that_is_no_control_planes_is_denied_with_the_field(
     assert f"spec.{field}: " in message
     found = await driver.fleet.find(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
     assert found is None
+
+
+async def test_policies_for_metrics_allow_the_daemons_name_and_no_other(driver: Driver) -> None:
+    """Last: the policies stay, and what the others deny is then denied by these as well."""
+    await asyncio.to_thread(apply_policies, driver.cluster, METRICS)
+    component = ROOT / "manifests/daemon-metrics/cert-manager"
+    await asyncio.to_thread(
+        driver.cluster.kubectl, "apply", "-f", str(component / "certificate.yaml")
+    )
+    secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/kmm-scraper"
+    await asyncio.to_thread(issued, driver.fleet.api, secret)
+    usages = "client auth,server auth,digital signature"
+    node = await driver.node()
+    volume = await driver.volume(node, dns_names=f"kmm-daemon.{NAMESPACE}.svc", key_usages=usages)
+    await asyncio.to_thread(volume.publish)
+    (name,) = volume.requests
+    request = await driver.request(f"{REQUESTS}/{name}")
+    said = 'Approved by CertificateRequestPolicy: "kmm-daemon-metrics"'
+    assert conditions(request)["Approved"] == ("policy.cert-manager.io", said)
+    await node.start(volume.files)
+    await driver.fleet.apply()
+    await driver.fleet.loaded()
+    posing = await driver.volume(node, dns_names=SERVER_NAME, key_usages=usages)
+    with pytest.raises(DeniedError, match=re.escape("spec.allowed.dnsNames.values")):
+        await asyncio.to_thread(posing.publish)

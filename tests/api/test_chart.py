@@ -34,10 +34,13 @@ pytestmark = pytest.mark.timeout(3600)
 Id = tuple[str, str, str]
 _MONITORING = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}"
 RULES, MONITORS = f"{_MONITORING}/prometheusrules", f"{_MONITORING}/servicemonitors"
+DAEMON_MONITORS = f"{_MONITORING}/podmonitors"
 UPGRADE = INSTALL.with_name("upgrade.md")
 SETTINGS = ("kmm-cp.yaml", "daemon.json")
 WHOLE = {"namespace": {"create": True}}
 """Values by which the chart gives all that an overlay does."""
+MONITORING = yaml.safe_load(yaml_block(INSTALL, "serviceMonitor:"))
+"""Values by which it gives all that the components do, as the docs show them."""
 
 
 @pytest.fixture
@@ -83,32 +86,43 @@ def test_chart_gives_what_the_overlay_does(helm: Helm, overlay: str, mode: str) 
     assert made == by_id(kustomized(OVERLAYS / overlay))
 
 
-def test_chart_gives_what_the_component_for_monitoring_does(helm: Helm, tmp_path: Path) -> None:
-    with_component = kustomized(with_monitoring(tmp_path))
-    parts = ("serviceMonitor", "rules", "dashboard")
-    all_of_it = {part: {"enabled": True} for part in parts}
-    assert by_id(helm.template({**WHOLE, "monitoring": all_of_it})) == by_id(with_component)
+@pytest.mark.parametrize(("overlay", "mode"), MODES.items())
+def test_chart_gives_what_the_components_for_monitoring_do(
+    helm: Helm, tmp_path: Path, overlay: str, mode: str
+) -> None:
+    with_components = kustomized(with_monitoring(tmp_path, overlay))
+    made = helm.template({**WHOLE, **MONITORING, "certificates": {"mode": mode}})
+    assert by_id(made) == by_id(with_components)
 
 
-def with_monitoring(directory: Path) -> Path:
-    """Write an overlay of the default one with the component, as the docs show it; return where."""
+def with_monitoring(directory: Path, overlay: str) -> Path:
+    """Write one with all components, as the docs show it for the default one; return where."""
     text = yaml_block(INSTALL, "components:")
+    for named in ("overlays/default", "daemon-metrics/cert-manager"):
+        assert named in text
+    if overlay == "builtin-ca":
+        text = text.replace("overlays/default", "overlays/builtin-ca")
+        text = text.replace("daemon-metrics/cert-manager", "daemon-metrics/builtin-ca")
     ours = os.path.relpath(OVERLAYS.parent, directory.resolve())
     (directory / "kustomization.yaml").write_text(text.replace("kmm/manifests", ours))
     return directory
 
 
-def test_server_takes_the_component_for_monitoring_beside_an_overlay(
-    cluster: Cluster, tmp_path: Path
+@pytest.mark.parametrize("overlay", MODES)
+def test_server_takes_the_components_for_monitoring_beside_an_overlay(
+    cluster: Cluster, tmp_path: Path, overlay: str
 ) -> None:
     cluster.kubectl.apply_crds(definitions())
-    manifest = kustomized(with_monitoring(tmp_path))
+    manifest = kustomized(with_monitoring(tmp_path, overlay))
     try:
-        with installed(Installation(cluster=cluster, overlay="default", manifest=manifest)):
+        with installed(Installation(cluster=cluster, overlay=overlay, manifest=manifest)):
             (rule,) = cluster.api.items(RULES)
             assert rule["spec"]["groups"]
             (monitor,) = cluster.api.items(MONITORS)
             assert monitor["spec"]["endpoints"]
+            (daemons,) = cluster.api.items(DAEMON_MONITORS)
+            (endpoint,) = daemons["spec"]["podMetricsEndpoints"]
+            assert endpoint["tlsConfig"]["serverName"] == f"kmm-daemon.{NAMESPACE}.svc"
             dashboard = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps/kmm-dashboard")
             assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     finally:
@@ -125,7 +139,8 @@ def test_namespace_is_left_to_whoever_installs_unless_it_is_asked_for(helm: Helm
 
 def test_another_namespace_is_named_everywhere(helm: Helm) -> None:
     for mode in MODES.values():
-        text = helm.template({**WHOLE, "certificates": {"mode": mode}}, namespace="drivers")
+        values = {**WHOLE, **MONITORING, "certificates": {"mode": mode}}
+        text = helm.template(values, namespace="drivers")
         assert NAMESPACE not in text
         namespaces = {namespace for _, namespace, _ in by_id(text)}
         assert namespaces == {"", "drivers"}

@@ -20,7 +20,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -34,10 +34,12 @@ from kmm_cp.serving.enrolment import BURST
 from kmm_cp.serving.enrolport import BODY_BYTES, MOST_OF_HOST
 from kmm_cp.serving.keeper import AuthorityKeeper
 from kmm_cp.serving.ports import Refusal
+from kmm_cp.serving.scraper import ScraperKeeper
 from kmm_cp.serving.token import AUDIENCE
 from kmm_daemon.app import ran
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
+from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.cluster import Cluster, running_cluster
 from support.enrolled import (
@@ -58,6 +60,7 @@ from support.simnode import PODS, SimNode
 from support.steppedclock import SteppedClock
 
 LEAF = timedelta(days=1)
+SCRAPER = f"/api/v1/namespaces/{NAMESPACE}/secrets/kmm-scraper"
 _numbers = count(1)
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 
@@ -106,7 +109,10 @@ async def test_daemon_enrols_with_the_token_of_its_pod_and_loads(fleet: Fleet) -
         namespace=NAMESPACE, service_account=SERVICE_ACCOUNT, name=mounts.node.pod, uid=uid
     )
     assert names.critical
-    assert list(names.value) == [x509.UniformResourceIdentifier(pod_uri(identity, TRUST_DOMAIN))]
+    assert list(names.value) == [
+        x509.UniformResourceIdentifier(pod_uri(identity, TRUST_DOMAIN)),
+        x509.DNSName(f"kmm-daemon.{NAMESPACE}.svc"),
+    ]
     assert stat.S_IMODE(mounts.files.key.stat().st_mode) == 0o600
     (line,) = fleet.control_plane.told("daemon enrolled", pod=mounts.node.pod)
     assert line["node"] == mounts.node.name
@@ -484,6 +490,7 @@ class Replica:
 
     keeper: AuthorityKeeper
     files: TlsFiles
+    scraper: ScraperKeeper
 
 
 class Replicas:
@@ -506,7 +513,14 @@ class Replicas:
             life=LEAF,
             clock=self.clock,
         )
-        return Replica(keeper=keeper, files=files)
+        scraper = ScraperKeeper(
+            store=SecretStore(client=self._client, namespace=NAMESPACE, name="kmm-scraper"),
+            authorities=keeper.authorities,
+            name="prometheus.test",
+            life=LEAF,
+            clock=self.clock,
+        )
+        return Replica(keeper=keeper, files=files, scraper=scraper)
 
 
 @pytest.fixture
@@ -603,6 +617,44 @@ async def test_secret_that_is_emptied_brings_another_authority_and_daemons_enrol
     await mounts.node.start(mounts.files)
     await fleet.apply()
     await fleet.loaded()
+
+
+async def test_replicas_keep_one_certificate_for_prometheus_and_renew_it_in_time(
+    empty_cluster: Cluster, replicas: Replicas
+) -> None:
+    component = MANIFESTS / "daemon-metrics/builtin-ca"
+    files = (component / "scraper.yaml", rights.SCRAPER)
+    for file in files:
+        await asyncio.to_thread(empty_cluster.kubectl, "apply", "-f", str(file))
+    started = [replicas.new(str(number)) for number in range(4)]
+    for each in started:
+        await each.keeper.prepare()
+
+    async def after(offset: timedelta) -> x509.Certificate:
+        """Have all replicas look at once; return the certificate, which is good with its files."""
+        replicas.clock.offset = offset
+        async with asyncio.TaskGroup() as tasks:
+            for each in started:
+                tasks.create_task(each.scraper.look())
+        stored = (await asyncio.to_thread(empty_cluster.api.get, SCRAPER))["data"]
+        data = {name: base64.b64decode(value) for name, value in stored.items()}
+        (signer, *_) = x509.load_pem_x509_certificates(data["ca.crt"])
+        certificate = x509.load_pem_x509_certificate(data["tls.crt"])
+        certificate.verify_directly_issued_by(signer)
+        key = load_pem_private_key(data["tls.key"], password=None)
+        assert key.public_key() == certificate.public_key()
+        return certificate
+
+    first = await after(timedelta())
+    assert await after(LEAF * 0.6) == first
+    assert await after(LEAF * 0.7) != first
+    # As a GitOps tool does again and again.
+    before = await after(LEAF * 0.7)
+    await asyncio.to_thread(empty_cluster.kubectl, "apply", "-f", str(files[0]))
+    assert await after(LEAF * 0.7) == before
+    # As an administrator does who wants another one at once.
+    await asyncio.to_thread(empty_cluster.api.merge, SCRAPER, {"data": None})
+    assert await after(LEAF * 0.7) != before
 
 
 async def test_authority_that_somebody_spoilt_is_named_and_not_replaced(

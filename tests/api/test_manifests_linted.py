@@ -35,6 +35,11 @@ EXCUSED = {
     # Of its own namespace alone, where nobody else keeps anything: docs/reference/rbac.md.
     Finding("CKV2_K8S_5", "RoleBinding.kmm-operator-system.kmm-pull-secrets"),
 }
+SCRAPED = {
+    # A port of the node, as that of everything that has the node's network.
+    Finding("CKV_K8S_26", DAEMON),
+}
+"""Besides, where Prometheus scrapes the daemons."""
 UNPINNED = {
     Finding(check, pod) for check in ("CKV_K8S_14", "CKV_K8S_43") for pod in (CONTROL_PLANE, DAEMON)
 }
@@ -54,6 +59,17 @@ def test_linter_finds_in_the_chart_only_what_there_is_a_reason_for(
     values = yaml.safe_load(yaml_block(INSTALL, "controlPlane:"))
     made = Helm(home=tmp_path).template({**values, "certificates": {"mode": mode}})
     assert findings(made, tmp_path) == EXCUSED
+
+
+@pytest.mark.parametrize("mode", MODES.values())
+def test_linter_finds_in_what_has_daemons_scraped_only_what_there_is_a_reason_for(
+    mode: str, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(yaml_block(INSTALL, "controlPlane:"))
+    monitoring = yaml.safe_load(yaml_block(INSTALL, "serviceMonitor:"))
+    chosen = {**values, **monitoring, "certificates": {"mode": mode}}
+    made = Helm(home=tmp_path).template(chosen)
+    assert findings(made, tmp_path) == EXCUSED | SCRAPED
 
 
 def test_linter_sees_both_images_where_nobody_has_pinned_them(tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ CASES = {
         labels=ON_NODE,
         silent=stalls(0),
     ),
+    "KmmDaemonNotScraped": Case(
+        fires={f"up{{{NODE}}}": always(0)},
+        labels=ON_NODE,
+        silent={f"up{{{NODE}}}": always(1), 'up{job="kmm-cp",instance="a"}': always(0)},
+    ),
     "KmmDaemonWithoutSession": Case(
         fires={f"kmm_daemon_session_connected{{{NODE}}}": always(0)},
         labels=ON_NODE,

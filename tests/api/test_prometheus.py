@@ -20,7 +20,10 @@ from support.kmmcp import KmmCp, new_control_plane
 from support.prometheus import (
     Json,
     Prometheus,
+    asked,
+    job,
     prometheus_installed,
+    refused,
     running_prometheus,
     written,
 )
@@ -45,25 +48,6 @@ def monitor(name: str) -> Json:
     (found,) = [each["spec"] for each in documents if each["metadata"]["name"] == name]
     spec: Json = found
     return spec
-
-
-def job(name: str, endpoint: Json, address: str) -> Json:
-    """Return the scrape_config that the Prometheus Operator makes of an endpoint for a target."""
-    return {
-        "job_name": name,
-        "metrics_path": endpoint["path"],
-        "scheme": endpoint["scheme"],
-        "static_configs": [{"targets": [address]}],
-    }
-
-
-async def asked(prometheus: Prometheus, expression: str, value: float = 1.0) -> None:
-    """Wait until an expression has a value."""
-    await eventually(
-        lambda: asyncio.to_thread(prometheus.value, expression),
-        lambda found: found == value,
-        what=expression,
-    )
 
 
 def tls_config(certificates: Certificates, **identity: Any) -> Json:
@@ -183,13 +167,3 @@ async def test_metrics_over_tls_are_for_the_scraper_that_is_named(
 
 REFUSED = {"other": "403 Forbidden", "nobody": "403 Forbidden", "stranger": "Get "}
 """A part of what Prometheus says; for the stranger there is no answer, in more than one wording."""
-
-
-async def refused(prometheus: Prometheus, name: str, told: str) -> None:
-    """Wait until a scrape has failed for a reason."""
-    await eventually(
-        lambda: asyncio.to_thread(prometheus.problem, name),
-        lambda problem: told in problem,
-        what=f"{name}: {told}",
-    )
-    assert await asyncio.to_thread(prometheus.value, f'up{{job="{name}"}}') == 0.0

@@ -94,6 +94,17 @@ def documented(overlay: str, directory: Path) -> str:
     return kustomized(directory)
 
 
+def composed(directory: Path, overlay: str, *components: str) -> str:
+    """Return the objects of an overlay with components of manifests/, by way of a directory."""
+    ours = os.path.relpath(OVERLAYS.parent, directory.resolve())
+    parts = {
+        "resources": [f"{ours}/overlays/{overlay}"],
+        "components": [f"{ours}/{component}" for component in components],
+    }
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(parts))
+    return kustomized(directory)
+
+
 def yaml_block(page: Path, containing: str) -> str:
     """Return the only block of YAML of a page that has a text in it."""
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)

@@ -1,5 +1,6 @@
 """Debian's Prometheus: its server, and promtool."""
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from kmm_sandbox.machine import install_missing
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
+from support.fleet import eventually
 from support.kmmcp import free_port
 
 PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"}
@@ -126,3 +128,32 @@ def running_prometheus(
         process.require_alive()
     finally:
         process.kill()
+
+
+def job(name: str, endpoint: Json, address: str) -> Json:
+    """Return the scrape_config that the Prometheus Operator makes of an endpoint for a target."""
+    return {
+        "job_name": name,
+        "metrics_path": endpoint["path"],
+        "scheme": endpoint["scheme"],
+        "static_configs": [{"targets": [address]}],
+    }
+
+
+async def asked(prometheus: Prometheus, expression: str, value: float = 1.0) -> None:
+    """Wait until an expression has a value."""
+    await eventually(
+        lambda: asyncio.to_thread(prometheus.value, expression),
+        lambda found: found == value,
+        what=expression,
+    )
+
+
+async def refused(prometheus: Prometheus, name: str, told: str) -> None:
+    """Wait until a scrape has failed for a reason."""
+    await eventually(
+        lambda: asyncio.to_thread(prometheus.problem, name),
+        lambda problem: told in problem,
+        what=f"{name}: {told}",
+    )
+    assert await asyncio.to_thread(prometheus.value, f'up{{job="{name}"}}') == 0.0

@@ -19,6 +19,8 @@ _MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 MANIFEST = _MANIFESTS / "base/rbac.yaml"
 ENROLMENT = _MANIFESTS / "builtin-ca/rbac.yaml"
 """Besides, where daemons enrol."""
+SCRAPER = _MANIFESTS / "daemon-metrics/builtin-ca/rbac.yaml"
+"""Besides, where it signs for Prometheus."""
 COLLECTED = "KMM_RIGHTS_DIR"
 """Variable of the environment: where each cluster leaves what became of the rights in it."""
 AGENT, LEADER = "kmm-cp", "kmm-cp-leader"
@@ -72,7 +74,7 @@ class Call:
 
 def rights(*manifests: Path) -> list[Right]:
     """Return every right that manifests give; of all that are shipped, if none is named."""
-    texts = (manifest.read_text() for manifest in manifests or (MANIFEST, ENROLMENT))
+    texts = (manifest.read_text() for manifest in manifests or (MANIFEST, ENROLMENT, SCRAPER))
     objects = [one for text in texts for one in yaml.safe_load_all(text)]
     everywhere = {o["roleRef"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"}
     return [

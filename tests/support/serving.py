@@ -229,9 +229,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def dialled(port: int, files: TlsFiles) -> AsyncIterator[LinkChannel]:
+async def dialled(
+    port: int, files: TlsFiles, *, server_name: str = "localhost"
+) -> AsyncIterator[LinkChannel]:
     """Connect as a daemon would."""
-    endpoint = Endpoint(host="127.0.0.1", port=port, server_name="localhost", files=files)
+    endpoint = Endpoint(host="127.0.0.1", port=port, server_name=server_name, files=files)
     channel = LinkChannel(endpoint, context=client_context(files))
     try:
         yield channel

@@ -13,9 +13,12 @@ from support.csidriver import manifest_attributes
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests/samples"
 
 
-def policies() -> dict[str, dict[str, Any]]:
+COMPONENT = SAMPLES.parent / "daemon-metrics/cert-manager"
+
+
+def policies(sample: str = "approver-policy.yaml") -> dict[str, dict[str, Any]]:
     """Return the specs of the policies by name."""
-    objects = yaml.safe_load_all((SAMPLES / "approver-policy.yaml").read_text())
+    objects = yaml.safe_load_all((SAMPLES / sample).read_text())
     kind = "CertificateRequestPolicy"
     return {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == kind}
 
@@ -47,4 +50,23 @@ def test_policy_for_daemons_allows_what_their_manifest_asks_for_and_nothing_else
             },
             "namespace": {"matchNames": [NAMESPACE]},
         },
+    }
+
+
+def test_policies_for_metrics_allow_what_the_component_asks_for_and_nothing_else() -> None:
+    metrics = policies("approver-policy-metrics.yaml")
+    template = yaml.safe_load((COMPONENT / "daemon.yaml").read_text())["template"]["spec"]
+    (csi,) = (one["csi"] for one in template["volumes"] if "csi" in one)
+    asked = {key.partition("/")[2]: value for key, value in csi["volumeAttributes"].items()}
+    daemon = policies()["kmm-daemon"]
+    names = {"required": True, "values": [asked["dns-names"]]}
+    usages = asked["key-usages"].split(",")
+    allowed = {**daemon["allowed"], "usages": usages, "dnsNames": names}
+    assert metrics["kmm-daemon-metrics"] == {**daemon, "allowed": allowed}
+    certificate = yaml.safe_load((COMPONENT / "certificate.yaml").read_text())["spec"]
+    shown = {"required": True, "values": certificate["dnsNames"]}
+    assert metrics["kmm-scraper"] == {
+        "allowed": {"usages": certificate["usages"], "dnsNames": shown},
+        "constraints": {**daemon["constraints"], "maxDuration": certificate["duration"]},
+        "selector": daemon["selector"],
     }

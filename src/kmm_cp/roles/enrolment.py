@@ -20,6 +20,7 @@ from kmm_cp.serving.enrolport import EnrolmentPort
 from kmm_cp.serving.identity import DaemonPods
 from kmm_cp.serving.keeper import AuthorityKeeper, SupersededError
 from kmm_cp.serving.ports import Observer, Review
+from kmm_cp.serving.scraper import ScraperKeeper
 from kmm_cp.serving.token import AUDIENCE
 from kmm_cp.settings import EnrolmentSettings, Settings
 
@@ -49,6 +50,7 @@ class Enrolling:
             daemons=daemons,
             signer=self.keeper.signer,
             trust_domain=self.settings.trust_domain,
+            host=self._host("kmm-daemon"),
             life=self.life,
             ready=caches.pods.synced.is_set,
             observer=observer,
@@ -61,6 +63,24 @@ class Enrolling:
             observer=observer,
             clock=self.clock,
         )
+
+    def scraper(self) -> ScraperKeeper | None:
+        """Build what keeps Prometheus' certificate; None where it is not asked for."""
+        namespace, name = self.settings.namespace, self.settings.scraper_secret
+        if not name:
+            return None
+        return ScraperKeeper(
+            store=SecretStore(
+                client=self.client, namespace=namespace, name=name, setting="scraper_secret"
+            ),
+            authorities=self.keeper.authorities,
+            name=self._host("kmm-scraper"),
+            life=self.life,
+            clock=self.clock,
+        )
+
+    def _host(self, name: str) -> str:
+        return f"{name}.{self.settings.namespace}.svc"
 
     async def open(self, port: EnrolmentPort) -> None:
         """Open the port. CannotListenError."""
@@ -99,6 +119,8 @@ class SecretStore:
     client: KubeClient
     namespace: str
     name: str
+    setting: str = "enrolment.secret"
+    """Which names it."""
 
     async def read(self) -> tuple[Mapping[str, bytes], str]:
         secret = await self._get()
@@ -120,7 +142,7 @@ class SecretStore:
             return await self.client.get(SECRETS, self.name, namespace=self.namespace)
         except NotFoundError as error:
             raise TerminalError(
-                f"enrolment.secret: there is no Secret {self.namespace}/{self.name}; create it,"
+                f"{self.setting}: there is no Secret {self.namespace}/{self.name}; create it,"
                 " without data",
                 reason="NotFound",
             ) from error

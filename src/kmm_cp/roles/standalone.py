@@ -201,9 +201,11 @@ def _wired(
 def _enrolment_services(enrolment: Enrolling | None, port: EnrolmentPort | None) -> list[Service]:
     if enrolment is None or port is None:
         return []
+    scraper = enrolment.scraper()
     return [
         NamedService("authority", enrolment.keeper.run),
         NamedService("enrolment", port.run),
+        *([NamedService("scraper", scraper.run)] if scraper else []),
     ]
 
 

@@ -15,7 +15,7 @@ from kmm_common.errors import TransientError
 from kmm_common.logs import log
 from kmm_common.tls import PodIdentity, pod_uri
 from kmm_cp.serving.identity import DaemonPods, NodeIdentityError, UnknownPodError, node_of
-from kmm_cp.serving.issue import Signer, client_certificate, requested_key
+from kmm_cp.serving.issue import Signer, daemon_certificate, requested_key
 from kmm_cp.serving.ports import Observer, PodFacts, Pods, Refusal, Review, Tokens
 from kmm_cp.serving.rarely import Rarely
 from kmm_cp.serving.token import AUDIENCE, TokenError, claimed
@@ -95,12 +95,18 @@ class Enrolment:
         daemons: DaemonPods,
         signer: Callable[[], Signer],
         trust_domain: str,
+        host: str,
         life: timedelta,
         ready: Callable[[], bool],
         observer: Observer,
         clock: Clock,
     ) -> None:
-        """`signer` returns the authority that signs now."""
+        """`signer` returns the authority that signs now.
+
+        `host` is the one name under which all daemons serve their metrics. It is in certificates
+        also where nobody scrapes: what a daemon gets must not depend on which replica it asks
+        while the settings of all are being changed.
+        """
         self._pods = pods
         self._tokens = tokens
         self._daemons = daemons
@@ -110,6 +116,7 @@ class Enrolment:
         self._ready = ready
         self._observer = observer
         self._clock = clock
+        self._host = host
         self._buckets = Buckets(clock)
         self._reviewing = asyncio.Semaphore(REVIEWS)
         self._rarely = Rarely(clock)
@@ -126,7 +133,9 @@ class Enrolment:
         key = requested_key(request.csr)
         uri = pod_uri(identity, self._trust_domain)
         now = self._clock.now()
-        certificate = client_certificate(self._signer(), key, uri, now=now, life=self._life)
+        certificate = daemon_certificate(
+            self._signer(), key, uri, now=now, life=self._life, host=self._host
+        )
         fields = {"node": node, "pod": identity.name, "until": (now + self._life).isoformat()}
         log(logger, logging.INFO, "daemon enrolled", **fields)
         return certificate

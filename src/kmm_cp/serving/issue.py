@@ -65,23 +65,46 @@ def requested_key(pem: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def client_certificate(
-    signer: Signer, key: ec.EllipticCurvePublicKey, uri: str, *, now: datetime, life: timedelta
+def daemon_certificate(
+    signer: Signer,
+    key: ec.EllipticCurvePublicKey,
+    uri: str,
+    *,
+    host: str,
+    now: datetime,
+    life: timedelta,
 ) -> bytes:
-    """Return PEM of a certificate that names a pod by its URI, and is for clients only."""
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
-    return _leaf(signer, key, names, ExtendedKeyUsageOID.CLIENT_AUTH, now=now, life=life)
+    """Return PEM of a certificate for a pod: a client that the URI names, a server of a host."""
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri), x509.DNSName(host)]
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    return _leaf(signer, key, names, purposes, now=now, life=life)
 
 
 def server_certificate(
     signer: Signer, hosts: Sequence[str], *, now: datetime, life: timedelta
 ) -> tuple[bytes, bytes]:
     """Return PEM of a certificate for servers of these names, and of its new key."""
+    return _with_key(signer, hosts, ExtendedKeyUsageOID.SERVER_AUTH, now=now, life=life)
+
+
+def scraper_certificate(
+    signer: Signer, name: str, *, now: datetime, life: timedelta
+) -> tuple[bytes, bytes]:
+    """Return PEM of a certificate for a client that is no pod of ours, and of its new key."""
+    return _with_key(signer, [name], ExtendedKeyUsageOID.CLIENT_AUTH, now=now, life=life)
+
+
+def _with_key(
+    signer: Signer,
+    hosts: Sequence[str],
+    purpose: x509.ObjectIdentifier,
+    *,
+    now: datetime,
+    life: timedelta,
+) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
-    pem = _leaf(
-        signer, key.public_key(), names, ExtendedKeyUsageOID.SERVER_AUTH, now=now, life=life
-    )
+    pem = _leaf(signer, key.public_key(), names, [purpose], now=now, life=life)
     return pem, key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -93,7 +116,7 @@ def _leaf(
     signer: Signer,
     key: ec.EllipticCurvePublicKey,
     names: Sequence[x509.GeneralName],
-    purpose: x509.ObjectIdentifier,
+    purposes: Sequence[x509.ObjectIdentifier],
     *,
     now: datetime,
     life: timedelta,
@@ -103,7 +126,7 @@ def _leaf(
     builder = _builder(key, x509.Name([]), issuer.subject, (now - BACKDATED, ends))
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
     builder = builder.add_extension(_usage(authority=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     # Critical, since there is no subject (RFC 5280, 4.2.1.6).
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
     issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())

@@ -78,11 +78,15 @@ class AuthorityKeeper:
         self._tell_at = 0.0
         self._renew_at: datetime | None = None
 
-    def signer(self) -> Signer:
-        """Return the authority that signs; prepare() comes first."""
+    def authorities(self) -> Authorities:
+        """Return all that are trusted; prepare() comes first."""
         if self._held is None:
             raise TransientError("there is no authority yet; try again")
-        return self._held.current
+        return self._held
+
+    def signer(self) -> Signer:
+        """Return the authority that signs; prepare() comes first."""
+        return self.authorities().current
 
     async def prepare(self) -> None:
         """Have the files there, however long the API server is away. TerminalError."""

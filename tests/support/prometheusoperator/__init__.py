@@ -9,11 +9,11 @@ from support.goprogram import sources
 
 _MODULE = "github.com/prometheus-operator/prometheus-operator"
 _DIRECTORY = "example/prometheus-operator-crd"
-_PLURALS = ("prometheusrules", "servicemonitors")
+_PLURALS = ("podmonitors", "prometheusrules", "servicemonitors")
 
 
 def definitions() -> list[Path]:
-    """Return the definitions of PrometheusRule and ServiceMonitor."""
+    """Return the definitions of PodMonitor, PrometheusRule and ServiceMonitor."""
     go = find_go(cache_directory(), Progress())
     directory = sources(go, Path(__file__).parent, _MODULE) / _DIRECTORY
     return [directory / f"monitoring.coreos.com_{plural}.yaml" for plural in _PLURALS]

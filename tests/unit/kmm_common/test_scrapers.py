@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kmm_common import monitoring
+from kmm_common.logs import fields_of
 from kmm_common.monitoring import MOST_CONNECTIONS, MonitoringServer
 from kmm_common.settings import MetricsTlsSettings
 from kmm_common.tls import TlsFiles, TlsFilesError
@@ -35,11 +36,13 @@ def scraper(certificates: Certificates, *, host: str = "", uri: str = "") -> Tls
 
 
 @asynccontextmanager
-async def serving(files: TlsFiles) -> AsyncIterator[int]:
+async def serving(files: TlsFiles, *, awaits_files: bool = False) -> AsyncIterator[int]:
     """Serve metrics over TLS; yield the port."""
     tls = MetricsTlsSettings(cert=files.cert, key=files.key, ca=files.ca, names=NAMES)
     port = free_port()
-    server = MonitoringServer(f"127.0.0.1:{port}", exposition=lambda: SERVED, tls=tls)
+    server = MonitoringServer(
+        f"127.0.0.1:{port}", exposition=lambda: SERVED, tls=tls, awaits_files=awaits_files
+    )
     await server.start()
     try:
         yield port
@@ -129,6 +132,24 @@ async def test_renewed_files_hold_from_the_next_connection_on_and_wrong_ones_cha
             shutil.copy(fresh, old)
         shutil.copy(renewed.ca, served.ca)
         assert (await ask(port, client(new, theirs))).endswith(SERVED)
+
+
+async def test_files_that_are_awaited_are_served_from_the_moment_they_are_there(
+    certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = TlsFiles(cert=tmp_path / "a.crt", key=tmp_path / "a.key", ca=tmp_path / "ca.crt")
+    context = client(certificates, scraper(certificates, host=NAMES[0]))
+    async with serving(files, awaits_files=True) as port:
+        for _ in range(2):
+            with pytest.raises(OSError):
+                await ask(port, context)
+        (line,) = [each for each in caplog.records if each.msg == "metrics not served yet"]
+        assert "a.crt" in str(fields_of(line)["error"])
+        issued = certificates.server()
+        for source, target in ((issued.cert, files.cert), (issued.key, files.key)):
+            shutil.copy(source, target)
+        shutil.copy(issued.ca, files.ca)
+        assert (await ask(port, context)).endswith(SERVED)
 
 
 async def test_peers_that_never_shake_hands_are_bounded(certificates: Certificates) -> None:

@@ -108,6 +108,7 @@ def enrolment(world: World, tokens: Tokens, *, ready: bool = True) -> Enrolment:
         daemons=DAEMONS,
         signer=lambda: signer,
         trust_domain="kmm.test",
+        host="kmm-daemon.test",
         life=timedelta(days=1),
         ready=lambda: ready,
         observer=world,
@@ -134,7 +135,10 @@ async def test_certificate_names_the_pod_that_the_api_server_names() -> None:
         x509.SubjectAlternativeName
     )
     uri = f"spiffe://kmm.test/ns/{NAMESPACE}/sa/{SERVICE_ACCOUNT}/pod/{POD.name}/{POD.uid}"
-    assert list(names.value) == [x509.UniformResourceIdentifier(uri)]
+    assert list(names.value) == [
+        x509.UniformResourceIdentifier(uri),
+        x509.DNSName("kmm-daemon.test"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from kmm_cp.serving.issue import Signer, client_certificate, requested_key
+from kmm_cp.serving.issue import Signer, daemon_certificate, requested_key
 from kmm_daemon.link.enrol import NotEnrolledError, Place, enrol, main
 from kmm_daemon.link.renewal import TRUSTED
 from kmm_sandbox.pki import LIFETIME, Identity
@@ -47,7 +47,9 @@ class Peer:
         signer = Signer(certificate=credential.certificate, key=credential.key)
         key = requested_key(request["csr"].encode())
         now = SteppedClock().now()
-        pem = client_certificate(signer, key, "spiffe://kmm.test", now=now, life=LIFETIME)
+        pem = daemon_certificate(
+            signer, key, "spiffe://kmm.test", host="d.test", now=now, life=LIFETIME
+        )
         return 200, json.dumps({"certificate": pem.decode()}).encode()
 
     @contextmanager

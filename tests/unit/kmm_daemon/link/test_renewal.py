@@ -14,7 +14,7 @@ from kmm_common.backoff import Backoff
 from kmm_common.errors import TransientError
 from kmm_common.logs import fields_of
 from kmm_common.tls import TlsFiles
-from kmm_cp.serving.issue import BACKDATED, client_certificate, new_signer
+from kmm_cp.serving.issue import BACKDATED, daemon_certificate, new_signer
 from kmm_daemon.link.renewal import (
     JITTER,
     LOOK_SECONDS,
@@ -68,7 +68,9 @@ class Node:
 
     def publish(self) -> None:
         now, key = self.clock.now(), self.signer.key.public_key()
-        issued = client_certificate(self.signer, key, "spiffe://kmm.test", now=now, life=LASTS)
+        issued = daemon_certificate(
+            self.signer, key, "spiffe://kmm.test", host="d.test", now=now, life=LASTS
+        )
         new = {"tls.crt": issued, "tls.key": b"", TRUSTED: self.files.ca.read_bytes()}
         volume.publish(self.files.cert.parent, new)
 
