@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import re
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +20,11 @@ from grpclib.exceptions import GRPCError
 
 from kmm_common.tls import TlsFiles
 from kmm_cp.serving.ports import Refusal
+from kmm_sandbox.binaries import find_kubectl
 from kmm_sandbox.kubeapi import Object
+from kmm_sandbox.machine import install_missing
+from kmm_sandbox.processes import run
+from kmm_sandbox.progress import Progress
 from support import rights
 from support.certificates import NAMESPACE
 from support.certmanager import issued, running_cert_manager
@@ -38,6 +45,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 COMPONENTS = {"default": "daemon-metrics/cert-manager", "builtin-ca": "daemon-metrics/builtin-ca"}
+PAGE = MANIFESTS.parent / "docs/how-to/certificates.md"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 SERVER_NAME = f"kmm-cp.{NAMESPACE}.svc"
 _numbers = count(1)
@@ -230,10 +238,24 @@ async def test_prometheus_reads_a_daemons_metrics_and_nobody_else_does(
             await refused(prometheus, "plain", "Get ")
             # The daemon's certificate is not the control plane's.
             await refused(prometheus, "posing", f"not {SERVER_NAME}")
+        read = await asyncio.to_thread(by_hand, shipped, address, tmp_path)
+        assert "\nkmm_daemon_session_connected 1.0\n" in read
+
+
+def by_hand(shipped: Shipped, address: str, directory: Path) -> str:
+    """Read a daemon's metrics by the commands that the docs show."""
+    install_missing({"curl": "curl"}, Progress())
+    blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (commands,) = [block for block in blocks if "curl" in block]
+    script = commands.replace("NODE-ADDRESS:8081", address)
+    kubectl = f"{find_kubectl().parent}:{os.environ['PATH']}"
+    kubeconfig = shipped.installation.cluster.kubeconfig
+    argv = ["env", f"PATH={kubectl}", f"KUBECONFIG={kubeconfig}", "bash", "-euc"]
+    return run([*argv, f"cd {shlex.quote(str(directory))}\n{script}"], limit=60)
 
 
 def test_port_that_is_scraped_is_the_one_that_the_daemon_opens_on_its_node(
-    installation: Installation,
+    installation: Installation, plane: KmmCp
 ) -> None:
     pod = installation.pod("kmm-daemon")
     (container,) = pod["containers"]
@@ -250,6 +272,12 @@ def test_port_that_is_scraped_is_the_one_that_the_daemon_opens_on_its_node(
     (template,) = installation.of("PodTemplate").values()
     labels = template["template"]["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    # By this job an alert asks whether daemons are scraped.
+    assert labels[monitor["jobLabel"]] == "kmm-daemon"
+    # As the control plane makes it of the template.
+    spec = {"selector": monitor["selector"], "template": template["template"]}
+    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets?dryRun=All"
+    plane.cluster.api.create(path, {"metadata": {"name": "probe"}, "spec": spec})
 
 
 async def test_scrapers_certificate_is_for_clients_only_and_opens_no_session(

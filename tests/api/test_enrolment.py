@@ -213,12 +213,19 @@ async def test_of_a_request_for_a_certificate_only_the_key_counts(fleet: Fleet) 
     names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
     assert f"/pod/{a.node.pod}/" in uri
-    assert list(names) == [x509.UniformResourceIdentifier(uri)]
+    assert list(names) == [
+        x509.UniformResourceIdentifier(uri),
+        x509.DNSName(f"kmm-daemon.{NAMESPACE}.svc"),
+    ]
     assert list(issued.subject) == []
     basic = issued.extensions.get_extension_for_class(x509.BasicConstraints).value
     usage = issued.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert not basic.ca
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    # What it serves under is the name of no control plane.
+    assert list(usage) == [
+        x509.ExtendedKeyUsageOID.CLIENT_AUTH,
+        x509.ExtendedKeyUsageOID.SERVER_AUTH,
+    ]
     assert issued.public_key() == key.public_key()
     assert issued.not_valid_after_utc - issued.not_valid_before_utc <= timedelta(hours=25)
 

@@ -117,6 +117,14 @@ CASES = {
         labels=ON_NODE,
         silent={f"kmm_daemon_session_connected{{{NODE}}}": always(1)},
     ),
+    "KmmDaemonNotEnrolled": Case(
+        fires={f'kmm_daemon_enrolments_total{{{NODE},result="failed"}}': rising(0.2)},
+        labels={**ON_NODE, "result": "failed"},
+        silent={
+            f'kmm_daemon_enrolments_total{{{NODE},result="failed"}}': always(3),
+            f'kmm_daemon_enrolments_total{{{NODE},result="ok"}}': rising(0.2),
+        },
+    ),
     "KmmDaemonCertificateExpires": Case(
         fires={f"kmm_daemon_certificate_expiration_timestamp_seconds{{{NODE}}}": always(3700)},
         labels=ON_NODE,
@@ -231,7 +239,8 @@ def assert_served(expr: str) -> None:
         for metrics in (ControlPlaneMetrics(version="1"), DaemonMetrics(version="1"))
     ).decode()
     names = set(re.findall(r"\bkmm_[a-z_]+", expr))
-    assert names
+    # `up` is Prometheus' own, of every target.
+    assert names or expr.startswith("up{")
     for name in names:
         family = re.sub("_(bucket|count)$", "", name)
         assert re.search(rf"^# TYPE {family} ", served, re.MULTILINE), name

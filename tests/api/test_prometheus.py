@@ -33,8 +33,12 @@ GROUPS = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["spec"]["group
 RULES = [rule for group in GROUPS for rule in group["rules"]]
 METRIC = re.compile(r"\bkmm_(?:cp|daemon)_[a-z_]+")
 
-NOT_YET = {"kmm_daemon_failures_total", "kmm_daemon_step_duration_seconds_bucket"}
-"""Counted by reason from the first failure on, and by step from the first one on."""
+NOT_YET = {
+    "kmm_daemon_failures_total",
+    "kmm_daemon_step_duration_seconds_bucket",
+    "kmm_daemon_enrolments_total",
+}
+"""Counted by reason from the first failure on, by step and by attempt from the first one on."""
 
 
 @pytest.fixture(scope="module", autouse=True)
