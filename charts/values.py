@@ -171,8 +171,9 @@ class DaemonMonitor(Strict):
     """The PodMonitor of the daemons, and all that they need to be scraped."""
 
     enabled: bool = False
-    """Opens port 8081 of each node for it, by TLS with certificates on both sides. Needs the
-    Prometheus Operator's definitions."""
+    """Opens port 8081 of each node for it, by TLS with certificates on both sides, whatever
+    daemon.settings says of metrics_listen and metrics_tls. Needs the Prometheus Operator's
+    definitions."""
     labels: Labels = {}
     """By which your Prometheus selects monitors."""
 

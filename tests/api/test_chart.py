@@ -214,6 +214,17 @@ def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
         assert settings["log_format"] == "json"
 
 
+def test_labels_by_which_a_prometheus_selects_reach_what_it_selects(helm: Helm) -> None:
+    labels = {"release": "kube-prometheus"}
+    parts = {"serviceMonitor": "ServiceMonitor", "podMonitor": "PodMonitor"}
+    parts["rules"] = "PrometheusRule"
+    chosen = {part: {"enabled": True, "labels": labels} for part in parts}
+    made = by_id(helm.template({"monitoring": chosen}))
+    for kind in parts.values():
+        (found,) = [one for (each, _, _), one in made.items() if each == kind]
+        assert labels.items() <= found["metadata"]["labels"].items()
+
+
 @pytest.mark.parametrize(("overlay", "mode"), MODES.items())
 def test_server_takes_what_helm_prints_strictly_and_an_upgrade_changes_what_it_should(
     cluster: Cluster, helm: Helm, overlay: str, mode: str
