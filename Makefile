@@ -7,9 +7,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ONLY ?=
 SECONDS ?= 60
+NODES ?= auto
+COUNT ?=
+SANDBOX = --nodes $(NODES) $(if $(COUNT),--count $(COUNT))
 IN_IMAGES = $(BIN)/python -m uv pip compile --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-header -q
 
-.PHONY: help sandbox sandbox-check sandbox-cluster images test test-nightly test-images test-install unit api fault e2e fuzz collect-errors check format generate lock bench clean
+.PHONY: help sandbox sandbox-check images test test-nightly test-images test-install unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -23,14 +26,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C
-	@exec $(BIN)/python -m kmm_sandbox up
+sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C (NODES=kubelet|process, COUNT=2)
+	@exec $(BIN)/python -m kmm_sandbox up $(SANDBOX)
 
 sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
-	@exec $(BIN)/python -m kmm_sandbox check
-
-sandbox-cluster: $(READY) ## The same with real kubelets, and KMM's own images on them
-	@exec $(BIN)/python -m kmm_sandbox cluster --nodes 2
+	@exec $(BIN)/python -m kmm_sandbox check $(SANDBOX)
 
 images: $(READY) ## Build the images of both programs, with an SBOM each (OUTPUT=directory)
 	@exec $(BIN)/python -m images.build $(if $(OUTPUT),--output $(OUTPUT))

@@ -8,22 +8,19 @@ from kmm_common.errors import KmmError
 from kmm_sandbox import samples, verdict
 from kmm_sandbox.audit import ApiWrites, counted
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.idle import wait_idle
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.relay import Relay
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.running import Operations, Running
 
 SECONDS = 120.0
 SHARED = "slhc"
 """What both Modules' modules depend on."""
-SESSION = '"msg": "session with the control plane"'
-"""What a daemon logs when a session stands."""
 
 
-def run(sandbox: Sandbox, relay: Relay) -> int:
+def run(sandbox: Running, operations: Operations, progress: Progress) -> int:
     """Go through all steps; leave the verdict; 1 if a step failed."""
-    journey = Journey(sandbox)
+    journey = Journey(sandbox, operations, progress)
     version = sandbox.api.get("/version")["gitVersion"]
     ok = journey.run()
     verdict.leave(sandbox.directory, {"ok": ok, "kubernetes": version, **journey.told()})
@@ -34,7 +31,9 @@ def run(sandbox: Sandbox, relay: Relay) -> int:
 class Journey:
     """The steps, each with what must hold at its end."""
 
-    sandbox: Sandbox
+    sandbox: Running
+    operations: Operations
+    progress: Progress
     steps: list[dict[str, object]] = field(default_factory=list)
     writes: dict[str, ApiWrites] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
@@ -98,35 +97,32 @@ class Journey:
 
     def share_dependency(self) -> None:
         """Load a second Module that needs what the first one has brought."""
-        manifest = samples.module("ppp", self.images["ppp"], "ppp_generic")
-        self.sandbox.kubectl.apply(manifest)
+        self._apply("ppp", "ppp_generic")
         self.second.wait_loaded()
         self.second.wait_settled()
 
     def reboot(self) -> None:
         """Reboot a node; both Modules come back, in a new boot."""
-        node = self.sandbox.nodes["node1"]
-        before = node.boot_id()
-        node.reboot()
-        wait_until(lambda: node.boot_id() not in ("", before), seconds=SECONDS, what="new boot")
-        self.first.wait_loaded()
-        self.second.wait_loaded()
+        name = min(self.sandbox.nodes)
+        boot = self.operations.reboot(name)
+        self.first.wait_loaded_since(name, boot)
+        self.second.wait_loaded_since(name, boot)
 
     def restart_control_plane(self) -> None:
         """Restart the control plane with everything loaded; it writes nothing."""
         self.first.wait_settled()
         self.second.wait_settled()
-        wait_idle(seconds=SECONDS)
-        starts = {name: self._daemon_sessions(name) for name in self.sandbox.nodes}
+        self.operations.replicas().wait_idle(seconds=SECONDS)
         with self._counting("restart", modules=2):
-            code = self.sandbox.stop_control_plane()
-            if code:
-                raise SandboxError(f"kmm-cp ended with exit code {code}")
-            self.sandbox.start_control_plane()
-            for name, before in starts.items():
-                self._wait_for_session(name, before)
+            self.operations.restart_control_plane()
+            replicas = self.operations.replicas()
+            wait_until(
+                lambda: replicas.sessions() == len(self.sandbox.nodes),
+                seconds=SECONDS,
+                what="sessions of all daemons with the new control plane",
+            )
             # What Modules say of themselves is reconciled a moment later.
-            wait_idle(seconds=SECONDS)
+            replicas.wait_idle(seconds=SECONDS)
         wrote = self.writes["restart"]
         if wrote.by_kind or wrote.in_vain:
             raise SandboxError(f"the restart wrote {wrote.by_kind}, was refused {wrote.in_vain}")
@@ -148,7 +144,11 @@ class Journey:
                 raise SandboxError(f"{name}: {SHARED} was left in the kernel")
 
     def _apply_first(self, parameter: str) -> None:
-        manifest = samples.module("slip", self.images["slip"], "slip", [parameter])
+        self._apply("slip", "slip", parameter)
+
+    def _apply(self, name: str, kernel_module: str, *parameters: str) -> None:
+        image, placement = self.images[name], self.sandbox.placement
+        manifest = samples.module(name, image, kernel_module, parameters, placement=placement)
         self.sandbox.kubectl.apply(manifest)
 
     def _require_in_kernels(self, module: str) -> None:
@@ -156,30 +156,18 @@ class Journey:
             if module not in node.loaded_modules():
                 raise SandboxError(f"{name}: {module} is not in the kernel")
 
-    def _wait_for_session(self, node: str, before: int) -> None:
-        wait_until(
-            lambda: self._daemon_sessions(node) > before,
-            seconds=SECONDS,
-            what=f"session of {node}",
-        )
-
-    def _daemon_sessions(self, node: str) -> int:
-        """Return how many sessions the daemon of a node has had."""
-        logs = self.sandbox.daemon_logs(node)
-        return sum(log.read_text().count(SESSION) for log in logs)
-
     def _step(self, name: str, action: Callable[[], None]) -> bool:
         """Take one step; note its time, and the failure if it is one."""
-        started = self.sandbox.progress.elapsed
+        started = self.progress.elapsed
         try:
-            with self.sandbox.progress.step(name):
+            with self.progress.step(name):
                 action()
         except (KmmError, OSError, KeyboardInterrupt) as error:
             told = verdict.told(error)
-            self.sandbox.progress.say(f"{name}: failed: {told}")
+            self.progress.say(f"{name}: failed: {told}")
             self.steps.append({"step": name, "error": told})
             return False
-        seconds = round(self.sandbox.progress.elapsed - started, 2)
+        seconds = round(self.progress.elapsed - started, 2)
         self.steps.append({"step": name, "seconds": seconds})
         return True
 

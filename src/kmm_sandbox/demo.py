@@ -1,30 +1,49 @@
-"""`make sandbox`: one Module on three nodes, then the stage is the user's."""
+"""`make sandbox`: one Module on all nodes, then the stage is the user's."""
 
 import contextlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from kmm_common.api import names
 from kmm_sandbox import samples
 from kmm_sandbox.outcome import Outcome
-from kmm_sandbox.relay import Relay
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.running import Running
 
 LOOK_SECONDS = 1.0
 NAME, KERNEL_MODULE, PARAMETER = "slip", "slip", "slip_maxdev=64"
+READY = names.ready_label(samples.NAMESPACE, NAME)
 
 
-def run(sandbox: Sandbox, relay: Relay) -> int:
-    """Show a load, say how to go on, stay until interrupted. Raises SandboxError."""
-    kubeconfig = _outside_kubeconfig(sandbox, relay)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What is said at the end of one kind of nodes, lines of text."""
+
+    commands: str
+    """More commands to try, each with what it shows behind a `#`."""
+    nodes: str
+    """What these nodes are, and what is not as in other clusters."""
+
+
+def run(sandbox: Running, progress: Progress, words: Words, *, port: int) -> int:
+    """Show a load, say how to go on, stay until interrupted. Raises SandboxError.
+
+    `port` is the API server's outside of the sandbox's network.
+    """
+    kubeconfig = _outside_kubeconfig(sandbox, port)
     manifest = sandbox.directory / "module.yaml"
-    with sandbox.progress.step(f"kmod image of {KERNEL_MODULE}, built and pushed"):
+    with progress.step(f"kmod image of {KERNEL_MODULE}, built and pushed"):
         image = samples.push(sandbox, NAME, (KERNEL_MODULE,))
-        manifest.write_text(samples.module(NAME, image, KERNEL_MODULE, [PARAMETER]))
-    with sandbox.progress.step(f"Module {NAME}: applied, loaded on {len(sandbox.nodes)} nodes"):
+        placement = sandbox.placement
+        manifest.write_text(
+            samples.module(NAME, image, KERNEL_MODULE, [PARAMETER], placement=placement)
+        )
+    with progress.step(f"Module {NAME}: applied, loaded on {len(sandbox.nodes)} nodes"):
         sandbox.kubectl.apply(manifest.read_text())
         Outcome(sandbox, NAME, KERNEL_MODULE).wait_loaded()
     _show(sandbox)
-    _explain(sandbox, kubeconfig, manifest)
+    _explain(sandbox, words, kubeconfig, manifest)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(LOOK_SECONDS)
@@ -32,26 +51,23 @@ def run(sandbox: Sandbox, relay: Relay) -> int:
     return 0
 
 
-def _outside_kubeconfig(sandbox: Sandbox, relay: Relay) -> Path:
+def _outside_kubeconfig(sandbox: Running, port: int) -> Path:
     """Write a kubeconfig that works outside of the sandbox's network."""
-    path = sandbox.directory / "kubeconfig"
-    server = f"https://127.0.0.1:{relay.port}"
+    path, server = sandbox.directory / "kubeconfig", f"https://127.0.0.1:{port}"
     return sandbox.plane.write_kubeconfig(path, "admin", ("system:masters",), server=server)
 
 
-def _show(sandbox: Sandbox) -> None:
+def _show(sandbox: Running) -> None:
     print(f"\n$ kubectl get nodemodulesstate\n{sandbox.kubectl('get', 'nodemodulesstate')}")
     for name, node in sandbox.nodes.items():
-        rows = "\n".join(node.loaded_modules()[each] for each in (KERNEL_MODULE, "slhc"))
+        modules = node.loaded_modules()
+        rows = "\n".join(modules[each] for each in (KERNEL_MODULE, "slhc"))
         print(f"{name}: /proc/modules, Linux {sandbox.kernel.version}\n{rows}\n")
-    labels = sandbox.kubectl(
-        *("get", "nodes", "-L", f"kmm.node.kubernetes.io/default.{NAME}.ready"),
-        *("-l", f"kmm.node.kubernetes.io/default.{NAME}.ready"),
-    )
-    print(f"$ kubectl get nodes -l kmm.node.kubernetes.io/default.{NAME}.ready\n{labels}")
+    labelled = sandbox.kubectl("get", "nodes", "-L", READY, "-l", READY)
+    print(f"$ kubectl get nodes -l {READY}\n{labelled}")
 
 
-def _explain(sandbox: Sandbox, kubeconfig: Path, manifest: Path) -> None:
+def _explain(sandbox: Running, words: Words, kubeconfig: Path, manifest: Path) -> None:
     print(
         f"""The cluster is up. In another shell, from this checkout:
 
@@ -60,9 +76,9 @@ def _explain(sandbox: Sandbox, kubeconfig: Path, manifest: Path) -> None:
   kubectl get nodemodulesstate --watch      # leave it running, then:
   kubectl edit module {NAME}                  # change {PARAMETER} and see it reload
   kubectl kmm status                        # the fleet at a glance
-
+{words.commands}
 The sample is {manifest}; logs are in {sandbox.directory}.
-On these nodes the sandbox plays kubelet: it keeps Nodes, Leases and the daemons' Pods true.
+{words.nodes}
 Ctrl-C ends everything and leaves nothing behind.""",
         flush=True,
     )

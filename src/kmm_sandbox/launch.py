@@ -39,30 +39,32 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """A kind of sandbox: the module of its inner half, and what that needs besides."""
+class Inner:
+    """The inner half of a kind of sandbox: its module, and what that needs besides."""
 
-    inner: str = "kmm_sandbox.inner"
+    module: str = "kmm_sandbox.inner"
     prepare: Callable[[Progress], None] = lambda progress: None
     supply: Callable[[Path], None] = lambda directory: None
     """Puts into the run's directory what the inner half has no network for."""
 
 
-def launch(mode: str, *, nodes: int, kind: Kind = Kind()) -> Ended:
-    """Run the sandbox in a mode of its inner half. Raises SandboxError."""
-    progress = Progress()
+def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner = Inner()) -> Ended:
+    """Run so many nodes in a mode of the inner half. Raises SandboxError."""
     machine.prepare(progress)
     find_binaries(progress)
-    kind.prepare(progress)
+    inner.prepare(progress)
     xstate.preload(cache_directory())
     rundirectory.sweep()
     with rundirectory.held() as directory, outside_socket() as api:
-        kind.supply(directory)
-        code = _run(kind.inner, mode, directory, api, nodes, progress)
+        inner.supply(directory)
+        code = _run(inner.module, mode, directory, api, nodes, progress)
         if code not in (0, INTERRUPTED):
             kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
             _keep_logs(directory, kept)
             progress.say(f"logs of the failed run: {kept}")
+        # Images and disks of nodes: half a minute on a busy machine. The terminal may be gone.
+        with contextlib.suppress(OSError):
+            progress.say(f"removing {directory}")
         return Ended(code, verdict.line(directory))
 
 

@@ -37,9 +37,20 @@ def prepare(progress: Progress) -> None:
 
 def install_missing(packages: Mapping[str, str], progress: Progress) -> None:
     """Install the Debian packages whose programs are not there. Raises SandboxError."""
-    wanted = sorted({package for program, package in packages.items() if not _found(program)})
+    problem = unavailable(packages)
+    if problem:
+        raise SandboxError(problem, reason="MachineUnfit")
+    wanted = _wanted(packages)
     if wanted:
         _install(wanted, progress)
+
+
+def unavailable(packages: Mapping[str, str]) -> str:
+    """Return which packages are missing where they cannot be installed; else empty."""
+    wanted = _wanted(packages)
+    if not wanted or shutil.which("apt-get") is not None:
+        return ""
+    return f"install {', '.join(wanted)}: this is no Debian with apt-get"
 
 
 def obstacle() -> str:
@@ -51,13 +62,15 @@ def obstacle() -> str:
     return ""
 
 
+def _wanted(packages: Mapping[str, str]) -> list[str]:
+    return sorted({package for program, package in packages.items() if not _found(program)})
+
+
 def _found(program: str) -> bool:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
 
 
 def _install(packages: list[str], progress: Progress) -> None:
-    if shutil.which("apt-get") is None:
-        raise SandboxError(f"install {', '.join(packages)}: this is no Debian with apt-get")
     with progress.step(f"apt-get install {' '.join(packages)}"):
         environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
         run([*environment, "apt-get", "update", "-q"], limit=INSTALL_SECONDS)

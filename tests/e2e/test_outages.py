@@ -10,7 +10,7 @@ import pytest
 from kmm_common.api import names
 from kmm_sandbox import network, samples
 from kmm_sandbox.audit import counted
-from kmm_sandbox.idle import wait_idle
+from kmm_sandbox.operations import ONLY_REPLICA
 from kmm_sandbox.outcome import Outcome
 from support.stage import NODES, STATES, Stage, push_own
 
@@ -181,7 +181,7 @@ def test_node_that_is_deleted_and_comes_back_reloads_nothing(stage: Stage, loade
 
 
 def test_restart_with_everything_loaded_reloads_nothing(stage: Stage, loaded: Outcome) -> None:
-    wait_idle(seconds=IDLE_SECONDS)
+    ONLY_REPLICA.wait_idle(seconds=IDLE_SECONDS)
     audit = stage.sandbox.plane.layout.audit_log
     before = audit.stat().st_size
     with nothing_done(stage):
@@ -189,7 +189,7 @@ def test_restart_with_everything_loaded_reloads_nothing(stage: Stage, loaded: Ou
         stage.sandbox.start_control_plane()
         stage.until(lambda: served(stage) == set(stage.sandbox.nodes), "all nodes are served")
         loaded.wait_loaded()
-        wait_idle(seconds=IDLE_SECONDS)
+        ONLY_REPLICA.wait_idle(seconds=IDLE_SECONDS)
     lines = audit.read_bytes()[before:].decode().splitlines()
     assert lines
     wrote = counted(lines, nodes=len(stage.sandbox.nodes), modules=1)

@@ -100,7 +100,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
     def run(mode: str) -> Run:
         with output.open("wb") as file:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "kmm_sandbox", mode, "--nodes", "1"],
+                [sys.executable, "-m", "kmm_sandbox", mode, "--nodes", "process", "--count", "1"],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

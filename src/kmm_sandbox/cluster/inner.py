@@ -5,14 +5,26 @@ import sys
 
 from kmm_sandbox import inner
 from kmm_sandbox.binaries import find_binaries
-from kmm_sandbox.cluster import demo, kmm
+from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import Cluster
+from kmm_sandbox.cluster.operations import KubeletOperations
 from kmm_sandbox.cluster.outer import IMAGES
 from kmm_sandbox.cluster.programs import find_programs
+from kmm_sandbox.demo import Words
+from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.lifeline import Lifeline
 from kmm_sandbox.progress import Progress
 
-MODE = "cluster"
+WORDS = Words(
+    commands=f"""\
+  kubectl get pods -A -o wide               # what the kubelets run
+  kubectl -n {NAMESPACE} logs daemonset/kmm-daemon
+  kubectl -n {NAMESPACE} rollout restart deployment/kmm-cp
+""",
+    nodes="""\
+Every node has a real kubelet and containerd. `host` is this machine's own kernel: KMM's control
+plane is there, and no Module gets in. There is no DNS, and no NetworkPolicy is enforced.""",
+)
 
 
 def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:
@@ -25,13 +37,13 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
         seccomp=kmm.SECCOMP,
     )
     try:
-        with progress.step("KMM, by its manifests and images"):
+        with progress.step("KMM: its manifests and images, daemons enrolled"):
             kmm.install(cluster, options.directory / IMAGES)
-        return demo.run(cluster, inner.started_relay(options, cluster.plane), progress)
+        return inner.act(options, cluster, KubeletOperations(cluster), progress, WORDS)
     finally:
         lifeline.let_go()
         cluster.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(inner.inside(_run, modes=[MODE]))
+    sys.exit(inner.inside(_run))

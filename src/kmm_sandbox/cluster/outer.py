@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kmm_sandbox.cluster import cgroups, programs
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.launch import Kind
+from kmm_sandbox.launch import Ended, Inner, launch
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.sandbox import REPOSITORY
 
@@ -39,4 +39,9 @@ def _supply(directory: Path) -> None:
     build_images("--output", str(directory / IMAGES))
 
 
-KIND = Kind(inner="kmm_sandbox.cluster.inner", prepare=prepare, supply=_supply)
+INNER = Inner(module="kmm_sandbox.cluster.inner", prepare=prepare, supply=_supply)
+
+
+def run(mode: str, *, nodes: int, progress: Progress) -> Ended:
+    """Run so many nodes with kernels of their own, and one on this. Raises SandboxError."""
+    return launch(mode, nodes=nodes, progress=progress, inner=INNER)

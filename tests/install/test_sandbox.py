@@ -1,4 +1,4 @@
-"""`make sandbox-cluster` shows what it says, and leaves nothing behind."""
+"""`make sandbox NODES=kubelet` shows what it says, and leaves nothing behind."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_sandbox_with_kubelets_is_reached_from_outside_and_ends_whole_by_ctrl_c(
     # This network namespace may be one in which no other test has been yet.
     run(["ip", "link", "set", "lo", "up"], limit=SECONDS)
     before, files = all_cgroups(), names_in(SHARED)
-    argv = [sys.executable, "-m", "kmm_sandbox", "cluster", "--nodes", "1"]
+    argv = [sys.executable, "-m", "kmm_sandbox", "up", "--nodes", "kubelet", "--count", "1"]
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
     with (
         output.open("wb") as file,
