@@ -1,6 +1,7 @@
 """What this machine must have: rights, devices, Debian packages."""
 
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,11 @@ from kmm_sandbox.processes import run
 from kmm_sandbox.progress import Progress
 
 TUN = Path("/dev/net/tun")
+STATUS = Path("/proc/self/status")
+OWN, NEEDED = platform.machine(), "x86_64"
+"""Architectures: the machine's, and the one that Debian has user-mode-linux for."""
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+"""Bits by name, capability.h: without them root makes neither namespaces nor taps."""
 INSTALL_SECONDS = 900.0
 
 PACKAGES: Mapping[str, str] = {
@@ -53,13 +59,24 @@ def unavailable(packages: Mapping[str, str]) -> str:
     return f"install {', '.join(wanted)}: this is no Debian with apt-get"
 
 
-def obstacle() -> str:
+def obstacle(status: Path = STATUS, tun: Path = TUN, architecture: str = OWN) -> str:
     """Return what keeps nodes from running here, with the remedy; empty if nothing does."""
+    if architecture != NEEDED:
+        return f"nodes need User-Mode Linux, of {NEEDED} only: this machine is {architecture}"
     if os.geteuid() != 0:
         return "nodes need root for their network namespace: run it as root"
-    if not TUN.exists():
-        return f"nodes need {TUN}: load the tun module, or give the container that device"
+    absent = [name for name, bit in CAPABILITIES.items() if not _effective(status) >> bit & 1]
+    if absent:
+        return f"nodes need {' and '.join(absent)}: give them, or --privileged, to this container"
+    if not tun.exists():
+        return f"nodes need {tun}: load the tun module, or give the container that device"
     return ""
+
+
+def _effective(status: Path) -> int:
+    """Return the effective capabilities of a process as bits: /proc/<pid>/status."""
+    rows = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(rows["CapEff"], 16)
 
 
 def _wanted(packages: Mapping[str, str]) -> list[str]:

@@ -212,4 +212,8 @@ def test_check_whose_halves_are_killed_still_ends_with_a_verdict(
     kill_inner_half(run)
     assert run.ended() != 0
     verdict = json.loads(run.said().splitlines()[-1])
-    assert verdict == {"ok": False, "error": "the sandbox ended without a verdict"}
+    assert verdict == {
+        "ok": False,
+        "nodes": "process",
+        "error": "the sandbox ended without a verdict",
+    }
