@@ -10,6 +10,12 @@ mount --make-rprivate /
 mount --make-rshared /
 mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p "$directory/var" "$directory/own"
+# No overlay lies on another: in a container, which has one already, what is written is in memory.
+if [ "$(stat -f -c %T "$directory")" = overlayfs ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$directory/var"
+    mount -t tmpfs -o mode=755 tmpfs "$directory/own"
+fi
 for place in lib log; do
     mkdir -p "$directory/var/$place"
     mount --bind "$directory/var/$place" "/var/$place"
