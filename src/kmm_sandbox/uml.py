@@ -18,7 +18,7 @@ from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.umlkernel import PROGRAM
 
 MEMORY_MIB = 256
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 300.0
 STOP_SECONDS = 15.0
 READY_MARK = b"AGENT-READY"
 GUEST = Path(guest.__file__).parent
