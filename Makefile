@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C (NODES=kubelet|process, COUNT=2)
+sandbox: $(READY) ## Run a whole cluster on this machine, until Ctrl-C (NODES=kind, COUNT=number)
 	@exec $(BIN)/python -m kmm_sandbox up $(SANDBOX)
 
 sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
