@@ -60,7 +60,7 @@ def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner = Inner())
         code = _run(inner.module, mode, directory, api, nodes, progress)
         if code not in (0, INTERRUPTED):
             kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
-            _keep_logs(directory, kept)
+            keep_logs(directory, kept)
             progress.say(f"logs of the failed run: {kept}")
         # Images and disks of nodes: half a minute on a busy machine. The terminal may be gone.
         with contextlib.suppress(OSError):
@@ -119,8 +119,10 @@ def _interruptible(
             os.close(descriptor)
 
 
-def _keep_logs(directory: Path, kept: Path) -> None:
-    for log in directory.rglob("*.log"):
+def keep_logs(directory: Path, kept: Path) -> None:
+    """Copy all logs of a run, by their paths in its directory."""
+    # A kubelet has links to logs by the paths that its node has.
+    for log in (path for path in directory.rglob("*.log") if not path.is_symlink()):
         target = kept / log.relative_to(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(log, target)

@@ -49,6 +49,9 @@ def install(cluster: Cluster, archives: Path) -> None:
         seconds=READY_SECONDS,
         what="sessions of all daemons",
     )
+    # Nothing else keeps what containerd has pulled over a power cut that comes soon.
+    for node in cluster.nodes.values():
+        node.execute("sync").check()
 
 
 def push_all(registry: Registry, archives: Path) -> dict[str, str]:

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from kmm_sandbox.launch import keep_logs
+
+
+def test_logs_are_kept_by_their_paths_and_links_to_paths_of_a_node_are_left_out(
+    tmp_path: Path,
+) -> None:
+    directory, kept = tmp_path / "run", tmp_path / "kept"
+    (directory / "logs").mkdir(parents=True)
+    (directory / "logs" / "kmm-cp.log").write_text("said\n")
+    (directory / "logs" / "settings.json").write_text("{}")
+    (directory / "logs" / "container.log").symlink_to("/var/log/pods/of/a/node/0.log")
+
+    keep_logs(directory, kept)
+
+    assert [path for path in kept.rglob("*") if path.is_file()] == [kept / "logs" / "kmm-cp.log"]
