@@ -5,7 +5,9 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmm_common.clock import Clock, SystemClock
@@ -44,6 +46,20 @@ ENROL_DEADLINE = Deadline(seconds=120.0)
 Part = Callable[[], Coroutine[Any, Any, None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine below the daemon: this one, unless it is simulated."""
+
+    root: Path = Path("/")
+    """Holds proc, sys and dev."""
+    runner: Runner = field(default_factory=Runner)
+    programs: Callable[[], Programs] = Programs.find
+    """Raises TerminalError."""
+
+
+THIS = Machine()
+
+
 class _Credentials:
     """The link's credentials for the image store, which is built before the link."""
 
@@ -67,7 +83,7 @@ class _Told:
             listener.session(connected=connected, problem=problem)
 
 
-async def run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
+async def run(file: SettingsFile[Settings], turns: TimedSelector, machine: Machine) -> None:
     """Run until SIGTERM or SIGINT. Raises KmmError or OSError if it cannot start.
 
     A signal ends the process at once and unloads nothing: modules outlive their daemon.
@@ -75,10 +91,10 @@ async def run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
     asyncio.get_running_loop().set_default_executor(threads)
     with only_one(file.current.run_dir):
-        await _run(file, turns)
+        await _run(file, turns, machine)
 
 
-async def _run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
+async def _run(file: SettingsFile[Settings], turns: TimedSelector, machine: Machine) -> None:
     settings = file.current
     clock, credentials = SystemClock(), _Credentials()
     metrics = Metrics(version=version("kmm"))
@@ -86,7 +102,7 @@ async def _run(file: SettingsFile[Settings], turns: TimedSelector) -> None:
     turns.on_turn(metrics.turn)
     told = _Told(metrics, SessionNotes(settings.run_dir, clock))
     told.session(connected=False, problem="the daemon has just started")
-    kernel = _kernel(settings)
+    kernel = _kernel(settings, machine)
     view = await kernel.view()
     journal = Journal(settings.run_dir, view.boot_id)
     agent: Agent
@@ -150,14 +166,15 @@ def _image_place(settings: Settings) -> ImagePlace:
     )
 
 
-def _kernel(settings: Settings) -> ModprobeKernel:
+def _kernel(settings: Settings, machine: Machine) -> ModprobeKernel:
     places = KernelPlaces(
         run=settings.run_dir,
         state=settings.state_dir,
         firmware=settings.firmware_dir,
         module_trees=settings.module_trees,
+        root=machine.root,
     )
-    return ModprobeKernel(places, Runner(), Programs.find(), _deadline(settings))
+    return ModprobeKernel(places, machine.runner, machine.programs(), _deadline(settings))
 
 
 def _deadline(settings: Settings) -> Deadline:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.processes import run
+from kmm_sandbox.kerneltree import KernelTree
 from kmm_sandbox.registry import Registry
-from kmm_sandbox.umlkernel import UmlKernel
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -86,7 +85,7 @@ def layer_of(members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 
 def kmod_files(
-    kernel: UmlKernel,
+    kernel: KernelTree,
     names: Sequence[str] = (),
     *,
     extra: Mapping[str, bytes] | None = None,
@@ -117,7 +116,7 @@ def push(registry: Registry, repository: str, tag: str, pushed: Image) -> str:
     return f"{registry.address}/{repository}:{tag}"
 
 
-def _indexes(kernel: UmlKernel, tree: Mapping[str, bytes], host_link: str) -> dict[str, bytes]:
+def _indexes(kernel: KernelTree, tree: Mapping[str, bytes], host_link: str) -> dict[str, bytes]:
     """Return what depmod makes of a module tree."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "lib/modules" / kernel.version
@@ -129,7 +128,7 @@ def _indexes(kernel: UmlKernel, tree: Mapping[str, bytes], host_link: str) -> di
         for name in INDEXES:
             if (kernel.modules / name).exists():
                 shutil.copy(kernel.modules / name, root / name)
-        run(["depmod", "-b", scratch, kernel.version], limit=60)
+        kernel.depmod(Path(scratch))
         made = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
     if "modules.dep" not in made:
         raise SandboxError(f"depmod made no modules.dep for {kernel.version}")

@@ -5,10 +5,10 @@ import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from kmm_common.clock import SystemClock, rfc3339
-from kmm_sandbox.kubeapi import ApiError, KubeApi
+from kmm_sandbox.kubeapi import ApiError, KubeApi, Object
 from kmm_sandbox.pod import DaemonPod
 
 PERIOD_SECONDS = 1.0
@@ -26,13 +26,41 @@ _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 
+class Machine(Protocol):
+    """What a kubelet is of."""
+
+    @property
+    def system(self) -> str:
+        """For people: what the Node's osImage says."""
+
+    def facts(self) -> Object | None:
+        """Return `boot_id` and `kernel` of the running boot; None while it is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A virtual machine that says by a heartbeat, a file, that it lives."""
+
+    heartbeat: Path
+    system: str = "User-Mode Linux"
+
+    def facts(self) -> Object | None:
+        """Return the newest heartbeat; None while it is old."""
+        try:
+            age = SystemClock().now().timestamp() - self.heartbeat.stat().st_mtime
+            content: Object = json.loads(self.heartbeat.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return content if age < STALE_SECONDS else None
+
+
 @dataclass(slots=True, kw_only=True)
 class Kubelet:
-    """One node's; a thread that says once a second what the guest's heartbeat says."""
+    """One node's; a thread that says once a second what its machine says."""
 
     node: str
     address: str
-    heartbeat: Path
+    machine: Machine
     api: KubeApi
     labels: dict[str, str] = field(default_factory=dict)
     silent: bool = False
@@ -79,14 +107,9 @@ class Kubelet:
         """Say everything anew, as a kubelet does that starts."""
         self._said = ()
 
-    def facts(self) -> dict[str, Any] | None:
-        """Return the guest's newest heartbeat; None while it is down."""
-        try:
-            age = SystemClock().now().timestamp() - self.heartbeat.stat().st_mtime
-            content: dict[str, Any] = json.loads(self.heartbeat.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return content if age < STALE_SECONDS else None
+    def facts(self) -> Object | None:
+        """Return what the machine says of its boot; None while it is down."""
+        return self.machine.facts()
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_SECONDS):
@@ -96,8 +119,8 @@ class Kubelet:
             with contextlib.suppress(ApiError, OSError):
                 self._speak(self.facts())
 
-    def _speak(self, facts: dict[str, Any] | None) -> None:
-        """Renew the Lease while the guest lives; write the status when it is not what it was."""
+    def _speak(self, facts: Object | None) -> None:
+        """Renew the Lease while the machine lives; write the status when it is not what it was."""
         if facts is None:
             return
         self.api.merge(f"{_LEASES}/{self.node}", {"spec": self._lease()["spec"]})
@@ -117,13 +140,13 @@ class Kubelet:
         conditions = self.api.get(f"{_NODES}/{self.node}")["status"].get("conditions") or ()
         return not any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    def _status(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _status(self, facts: Object) -> Object:
         now = rfc3339(SystemClock().now())
         ready = {
             "type": "Ready",
             "status": "True",
             "reason": "SandboxKubelet",
-            "message": "the guest's heartbeat is fresh",
+            "message": "the machine is up",
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,
         }
@@ -135,7 +158,7 @@ class Kubelet:
                 "bootID": facts["boot_id"],
                 "architecture": "amd64",
                 "operatingSystem": "linux",
-                "osImage": "User-Mode Linux",
+                "osImage": self.machine.system,
                 "machineID": self.node,
                 "systemUUID": self.node,
                 "containerRuntimeVersion": "none://sandbox",
@@ -144,7 +167,7 @@ class Kubelet:
             },
         }
 
-    def _lease(self) -> dict[str, Any]:
+    def _lease(self) -> Object:
         now = SystemClock().now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {
             "holderIdentity": self.node,
@@ -158,7 +181,7 @@ class Kubelet:
             "spec": spec,
         }
 
-    def _pod(self) -> dict[str, Any]:
+    def _pod(self) -> Object:
         return {
             "apiVersion": "v1",
             "kind": "Pod",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,44 @@ DAEMON = (sys.executable, "-m", "kmm_daemon.cli")
 """What the entry point of the daemon's image is."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where kmm-cp listens."""
+
+    host: str = HOST_ADDRESS
+    link_port: int = LINK_PORT
+    metrics_port: int = METRICS_PORT
+
+    @property
+    def link(self) -> str:
+        """host:port for the daemons."""
+        return f"{self.host}:{self.link_port}"
+
+    @property
+    def metrics(self) -> str:
+        """host:port of its metrics."""
+        return f"{self.host}:{self.metrics_port}"
+
+
+FOR_NODES = Listening()
+"""For nodes with addresses of their own."""
+
+
 def control_plane_argv(settings: Path) -> list[str]:
     return [sys.executable, "-m", "kmm_cp.cli", "--config", str(settings)]
 
 
-def control_plane_settings(kubeconfig: Path, tls: Path) -> dict[str, Any]:
+def control_plane_settings(
+    kubeconfig: Path, tls: Path, listening: Listening = FOR_NODES
+) -> dict[str, Any]:
     """Return kmm-cp's settings; `tls` holds kmm-cp.crt, kmm-cp.key and ca.crt."""
     return {
         "kubeconfig": str(kubeconfig),
         "namespace": NAMESPACE,
         "replica": REPLICA,
-        "listen": f"{HOST_ADDRESS}:{LINK_PORT}",
-        "metrics_listen": f"{HOST_ADDRESS}:{METRICS_PORT}",
-        "tls": _tls(tls, "kmm-cp"),
+        "listen": listening.link,
+        "metrics_listen": listening.metrics,
+        "tls": tls_files(tls, "kmm-cp"),
         "log_format": "json",
     }
 
@@ -40,9 +66,9 @@ def control_plane_settings(kubeconfig: Path, tls: Path) -> dict[str, Any]:
 def daemon_settings() -> dict[str, Any]:
     """Return kmm-daemon's settings, with the paths of its Pod."""
     return {
-        "server": f"{HOST_ADDRESS}:{LINK_PORT}",
+        "server": FOR_NODES.link,
         "server_name": SERVER_NAME,
-        "tls": _tls(Path("/etc/kmm-tls"), "daemon"),
+        "tls": tls_files(Path("/etc/kmm-tls"), "daemon"),
         "firmware_dir": "/var/lib/firmware",
         "drift_check_seconds": 5.0,
         "log_format": "json",
@@ -60,7 +86,8 @@ def write_settings(path: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-def _tls(directory: Path, name: str) -> dict[str, str]:
+def tls_files(directory: Path, name: str) -> dict[str, str]:
+    """Return the `tls` of a program's settings: NAME.crt, NAME.key and ca.crt."""
     return {
         "cert": str(directory / f"{name}.crt"),
         "key": str(directory / f"{name}.key"),

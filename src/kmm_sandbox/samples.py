@@ -8,8 +8,8 @@ import yaml
 
 from kmm_common.api import names
 from kmm_sandbox import kmodimage
+from kmm_sandbox.kerneltree import KernelTree
 from kmm_sandbox.registry import Registry
-from kmm_sandbox.umlkernel import UmlKernel
 
 NAMESPACE = "default"
 TAG = "${KERNEL_FULL_VERSION}"
@@ -31,7 +31,7 @@ class Source(Protocol):
     """What an image is made for, and where it goes."""
 
     @property
-    def kernel(self) -> UmlKernel: ...
+    def kernel(self) -> KernelTree: ...
 
     @property
     def registry(self) -> Registry: ...

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import kmm_common
 import kmm_daemon
-from kmm_common.api import names
 from kmm_sandbox import network, programs, xstate
 from kmm_sandbox.binaries import Binaries, cache_directory
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi
-from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
+from kmm_sandbox.kubelet import Guest, Kubelet
+from kmm_sandbox.manager import Manager
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.network import HOST_ADDRESS, NodeAddress
 from kmm_sandbox.node import Node
-from kmm_sandbox.pki import Authority, Identity
+from kmm_sandbox.pki import Authority
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
@@ -27,19 +27,8 @@ from kmm_sandbox.samples import EVERYWHERE, Placement
 from kmm_sandbox.uml import SHM_BYTES_PER_NODE, NodeFiles, NodeSpec, UmlNode
 from kmm_sandbox.umlkernel import UmlKernel
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CRDS = REPOSITORY / "crds"
-RBAC = REPOSITORY / "manifests/base/rbac.yaml"
-ADMISSION = REPOSITORY / "manifests/base/admission.yaml"
 REGISTRY_PORT = 5000
-CONTROL_PLANE = Identity(
-    common_name=programs.SERVER_NAME,
-    hosts=(programs.SERVER_NAME, HOST_ADDRESS, "127.0.0.1"),
-    server=True,
-)
-"""What the control plane's certificate names."""
 READY_SECONDS = 60.0
-STOP_SECONDS = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,9 +42,8 @@ class Sandbox:
     plane: ControlPlane
     registry: Registry
     authority: Authority
+    manager: Manager
     nodes: dict[str, Node] = field(default_factory=dict)
-    control_plane: Process | None = None
-    control_plane_starts: int = 0
 
     @classmethod
     def start(
@@ -73,6 +61,7 @@ class Sandbox:
         ]
         with progress.step(f"Kubernetes, registry and {nodes} kernels"):
             plane, registry = _start_machines(directory, binaries, launcher, machines)
+        authority = Authority("kmm development")
         sandbox = cls(
             directory=directory,
             progress=progress,
@@ -80,7 +69,14 @@ class Sandbox:
             kernel=UmlKernel.find(),
             plane=plane,
             registry=registry,
-            authority=Authority("kmm development"),
+            authority=authority,
+            manager=Manager(
+                directory=directory,
+                launcher=launcher,
+                plane=plane,
+                authority=authority,
+                listening=programs.FOR_NODES,
+            ),
         )
         try:
             sandbox._install(machines)
@@ -107,13 +103,17 @@ class Sandbox:
     @property
     def control_plane_config(self) -> Path:
         """The settings file of kmm-cp."""
-        return self.directory / "kmm-cp.json"
+        return self.manager.config
 
     @property
     def control_plane_logs(self) -> list[Path]:
         """JSON lines, one file a start."""
-        starts = range(1, self.control_plane_starts + 1)
-        return [self.launcher.logs / f"kmm-cp.{number}.log" for number in starts]
+        return self.manager.logs
+
+    @property
+    def control_plane(self) -> Process | None:
+        """Kmm-cp, while it is to run."""
+        return self.manager.process
 
     def daemon_logs(self, node: str) -> list[Path]:
         """JSON lines of a node's daemon, one file a boot."""
@@ -123,28 +123,15 @@ class Sandbox:
 
     def start_control_plane(self) -> None:
         """Start kmm-cp and wait until it is ready. Raises SandboxError."""
-        self.control_plane_starts += 1
-        self.control_plane = self.launcher.start(
-            "kmm-cp",
-            programs.control_plane_argv(self.control_plane_config),
-            log=self.control_plane_logs[-1],
-        )
-        wait_until(self._control_plane_ready, seconds=READY_SECONDS, what="kmm-cp")
+        self.manager.start()
 
     def stop_control_plane(self) -> int:
         """Stop kmm-cp as a Pod is stopped; return its exit code."""
-        if self.control_plane is None:
-            raise SandboxError("kmm-cp does not run")
-        code = self.control_plane.stop(grace=STOP_SECONDS)
-        self.control_plane = None
-        return code
+        return self.manager.stop()
 
     def kill_control_plane(self) -> None:
         """End kmm-cp without a word, as a lost machine does."""
-        if self.control_plane is None:
-            raise SandboxError("kmm-cp does not run")
-        self.control_plane.kill()
-        self.control_plane = None
+        self.manager.kill()
 
     def restart_registry(self) -> None:
         """Start the registry that was stopped, with all that it had. Raises SandboxError."""
@@ -154,8 +141,7 @@ class Sandbox:
         """Raise SandboxError, saying which, if a part has ended by itself."""
         self.plane.require_alive()
         self.registry.process.require_alive()
-        if self.control_plane is not None:
-            self.control_plane.require_alive()
+        self.manager.require_alive()
         crashed = [name for name, node in self.nodes.items() if node.machine.crashed]
         if crashed:
             raise SandboxError(f"the kernel of {', '.join(crashed)} has ended")
@@ -165,23 +151,15 @@ class Sandbox:
         for node in self.nodes.values():
             node.leave()
         if self.control_plane is not None:
-            self.control_plane.kill()
+            self.manager.kill()
         self.registry.stop()
         self.plane.stop()
 
     def _install(self, machines: Iterable[UmlNode]) -> None:
         with self.progress.step("KMM: CRDs, rights, certificates, control plane"):
-            self.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
-            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-            self.api.ensure("/api/v1/namespaces", namespace)
-            self.kubectl.apply(RBAC.read_text())
-            self.kubectl.apply(ADMISSION.read_text())
-            self.plane.wait_for_default_service_account()
-            self._write_control_plane_files()
-            self.start_control_plane()
+            self.manager.install()
+            self.manager.start()
         with self.progress.step("nodes join, daemons start"):
-            accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
-            self.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
             for machine in machines:
                 self._add(machine)
             wait_until(self._connected, seconds=READY_SECONDS, what="sessions of all daemons")
@@ -190,7 +168,7 @@ class Sandbox:
         kubelet = Kubelet(
             node=machine.spec.name,
             address=machine.spec.address.ip,
-            heartbeat=machine.spec.files.heartbeat,
+            machine=Guest(machine.spec.files.heartbeat),
             api=self.api,
         )
         node = Node(machine=machine, kubelet=kubelet, authority=self.authority)
@@ -198,27 +176,9 @@ class Sandbox:
         node.join()
         node.run_daemon()
 
-    def _write_control_plane_files(self) -> None:
-        tls = self.directory / "tls"
-        self.authority.issue(CONTROL_PLANE).write(tls, "kmm-cp")
-        (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
-        kubeconfig = self.plane.kubeconfig_for(programs.USER, programs.GROUPS)
-        settings = programs.control_plane_settings(kubeconfig, tls)
-        programs.write_settings(self.control_plane_config, settings)
-
     def _connected(self) -> bool:
-        """Tell whether every node's NodeModulesState says that its daemon is connected."""
         self.require_alive()
-        path = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
-        states = {each["metadata"]["name"]: each for each in self.api.items(path)}
-        daemons = (states.get(name, {}).get("status", {}).get("daemon") for name in self.nodes)
-        return all(daemon and daemon.get("connected") for daemon in daemons)
-
-    def _control_plane_ready(self) -> bool:
-        if self.control_plane is not None:
-            self.control_plane.require_alive()
-        log = self.control_plane_logs[-1]
-        return log.exists() and b'"caches synced"' in log.read_bytes()
+        return self.manager.connected(self.nodes)
 
 
 def compile_daemon() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.kerneltree import KernelTree
 from kmm_sandbox.processes import run
 
 PROGRAM = "linux.uml"
@@ -11,11 +12,8 @@ TREES = Path("/usr/lib/uml/modules")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UmlKernel:
-    """A kernel's version, as uname -r prints it, and the directory of its modules."""
-
-    version: str
-    modules: Path
+class UmlKernel(KernelTree):
+    """The kernel of nodes that are machines of their own."""
 
     @classmethod
     def find(cls) -> "UmlKernel":
@@ -28,33 +26,3 @@ class UmlKernel:
                 " apt-get install --reinstall user-mode-linux"
             )
         return cls(version=version, modules=modules)
-
-    def dependencies(self) -> dict[str, tuple[str, ...]]:
-        """Return, by path below the modules' directory, the paths a module needs: modules.dep."""
-        return parse_dependencies((self.modules / "modules.dep").read_text())
-
-    def builtin(self) -> frozenset[str]:
-        """Return the names of the modules that are compiled into the kernel."""
-        return frozenset(map(module_name, (self.modules / "modules.builtin").read_text().split()))
-
-    def closure(self, names: tuple[str, ...]) -> dict[str, Path]:
-        """Return the files of modules, by relative path, with all they need."""
-        dependencies = self.dependencies()
-        by_name = {module_name(path): path for path in dependencies}
-        absent = [name for name in names if name not in by_name]
-        if absent:
-            raise SandboxError(f"kernel {self.version} has no module {', '.join(absent)}")
-        own = [by_name[name] for name in names]
-        paths = {path for each in own for path in (each, *dependencies[each])}
-        return {path: self.modules / path for path in sorted(paths)}
-
-
-def parse_dependencies(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the content of a modules.dep: what each path needs, nearest first."""
-    pairs = (line.partition(":") for line in text.splitlines() if line)
-    return {path: tuple(needs.split()) for path, _, needs in pairs}
-
-
-def module_name(path: str) -> str:
-    """Return the kernel's name for a module's file: kernel/a/ppp-x.ko.xz is ppp_x."""
-    return path.rpartition("/")[2].partition(".")[0].replace("-", "_")

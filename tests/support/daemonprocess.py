@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kmm_common.tls import TlsFiles
-from kmm_sandbox.machine import install_missing
 from kmm_sandbox.processes import Launcher, Process
-from kmm_sandbox.progress import Progress
 from support.kmmcp import free_port
 from support.tmpkernel import TmpKernel
 
-PROGRAM = Path(__file__).parent / "programs/daemon.py"
-
+PROGRAM = "kmm_sandbox.simulated.daemon"
 STOP_SECONDS = 20.0
 
 
@@ -24,7 +21,6 @@ def running_daemon(
     directory: Path, *, server_port: int, files: TlsFiles, **changes: Any
 ) -> Iterator[tuple[Process, str]]:
     """Run it until the end of the block; yield the process and its `metrics_listen`."""
-    install_missing({"modprobe": "kmod"}, Progress())
     listen = f"127.0.0.1:{free_port()}"
     settings = {
         "server": f"127.0.0.1:{server_port}",
@@ -40,7 +36,7 @@ def running_daemon(
     kernel = TmpKernel(directory / "kernel")
     config = directory / "daemon.json"
     config.write_text(json.dumps(settings))
-    argv = [sys.executable, str(PROGRAM), str(kernel.root), "--config", str(config)]
+    argv = [sys.executable, "-m", PROGRAM, str(kernel.root), "--config", str(config)]
     process = Launcher(logs=directory, leashed=True).start("kmm-daemon", argv)
     try:
         yield process, listen

@@ -18,9 +18,9 @@ from kmm_sandbox.cluster.umlnode import OWN_KERNEL
 from kmm_sandbox.kmodimage import Image
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.kubelet import DAEMON_SET, NAMESPACE
+from kmm_sandbox.manager import REPOSITORY
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.registry import Registry
-from kmm_sandbox.sandbox import REPOSITORY
 
 CONTROL_PLANE, DAEMON = "kmm-cp", "kmm-daemon"
 """The programs, and the names of their images in the manifests."""

@@ -369,7 +369,7 @@ async def test_module_without_exit_says_that_only_a_reboot_helps(node, kernel, s
     record = await kernel.load(module("low"), stack)
     node.rows["low"] = replace(node.rows["low"], refcount=0)
     (node.root / "proc/modules").write_text("low 1 0 [permanent], Live 0x0\n")
-    node._rmmod = lambda name: Completed(exit_code=1, stderr="rmmod: ERROR: busy\n")
+    node.rmmod = lambda name: Completed(exit_code=1, stderr="rmmod: ERROR: busy\n")
     error = await refused(kernel.unload(record, frozenset()))
     assert error.failure.reason == Reason.IN_USE
     assert "only a reboot" in error.failure.message

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmm_daemon.kernel.notes import build_id
-from support.modulefile import note
+from kmm_sandbox.simulated.modulefile import note
 
 ID = bytes.fromhex("c2915b08ae30d957a6dd169045e530774df404ad")
 

@@ -14,7 +14,7 @@ from kmm_daemon.kernel.procfs import (
     permanent,
 )
 from kmm_daemon.values import KernelModule
-from support.modulefile import note
+from kmm_sandbox.simulated.modulefile import note
 
 MODULES = """\
 kmt_user 881 0 - Live 0x000000008619a000 (O)

@@ -1,0 +1,1 @@
+"""Nodes whose kernel is simulated: for machines without root or without User-Mode Linux."""
