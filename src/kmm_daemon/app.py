@@ -55,6 +55,8 @@ class Machine:
     runner: Runner = field(default_factory=Runner)
     programs: Callable[[], Programs] = Programs.find
     """Raises TerminalError."""
+    image_user: bool = True
+    """Whether a root has images brought by the user of its settings."""
 
 
 THIS = Machine()
@@ -107,7 +109,7 @@ async def _run(file: SettingsFile[Settings], turns: TimedSelector, machine: Mach
     journal = Journal(settings.run_dir, view.boot_id)
     agent: Agent
     images = ImageWorker(
-        _image_place(settings),
+        _image_place(settings, machine),
         secrets=credentials,
         needed=lambda: agent.needed(),
         json_logs=settings.log_format == "json",
@@ -157,12 +159,12 @@ async def _serve(settings: Settings, parts: Sequence[Part], metrics: Metrics) ->
         await monitoring.stop()
 
 
-def _image_place(settings: Settings) -> ImagePlace:
+def _image_place(settings: Settings, machine: Machine) -> ImagePlace:
     return ImagePlace(
         directory=settings.state_dir / "images",
         max_bytes=settings.image_cache_bytes,
         registry_ca=settings.registry_ca,
-        user=settings.image_user if os.geteuid() == 0 else None,
+        user=settings.image_user if machine.image_user and os.geteuid() == 0 else None,
     )
 
 

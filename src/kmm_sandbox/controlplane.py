@@ -21,6 +21,15 @@ rules:
 """
 
 
+def free_ports(count: int) -> list[int]:
+    """Return so many loopback ports that nobody uses at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    numbers = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return numbers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Where the parts listen."""
@@ -32,11 +41,8 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Return loopback ports that nobody uses at this moment."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        numbers = [each.getsockname()[1] for each in sockets]
-        for each in sockets:
-            each.close()
-        return cls(etcd=numbers[0], etcd_peer=numbers[1], api=numbers[2])
+        etcd, etcd_peer, api = free_ports(3)
+        return cls(etcd=etcd, etcd_peer=etcd_peer, api=api)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from kmm_sandbox.cluster import cgroups, outer, programs
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Ended
 from kmm_sandbox.progress import Progress
+from kmm_sandbox.simulated import run as simulated
 
 AUTO = "auto"
 """The best that this machine can have."""
@@ -79,6 +80,13 @@ KINDS = (
         count=3,
         obstacle=_no_kernels,
         run=launch.launch,
+    ),
+    Kind(
+        name="simulated",
+        what="real daemons on simulated kernels: files, and nothing loaded into a kernel",
+        count=3,
+        obstacle=lambda: "",
+        run=simulated.run,
     ),
 )
 

@@ -59,9 +59,7 @@ def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner = Inner())
         inner.supply(directory)
         code = _run(inner.module, mode, directory, api, nodes, progress)
         if code not in (0, INTERRUPTED):
-            kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
-            keep_logs(directory, kept)
-            progress.say(f"logs of the failed run: {kept}")
+            progress.say(f"logs of the failed run: {keep_logs(directory)}")
         # Images and disks of nodes: half a minute on a busy machine. The terminal may be gone.
         with contextlib.suppress(OSError):
             progress.say(f"removing {directory}")
@@ -119,10 +117,12 @@ def _interruptible(
             os.close(descriptor)
 
 
-def keep_logs(directory: Path, kept: Path) -> None:
-    """Copy all logs of a run, by their paths in its directory."""
+def keep_logs(directory: Path) -> Path:
+    """Copy the logs of a run to a directory that outlives it; return that."""
+    kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
     # A kubelet has links to logs by the paths that its node has.
     for log in (path for path in directory.rglob("*.log") if not path.is_symlink()):
         target = kept / log.relative_to(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(log, target)
+    return kept

@@ -17,8 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CRDS = REPOSITORY / "crds"
 RBAC = REPOSITORY / "manifests/base/rbac.yaml"
 ADMISSION = REPOSITORY / "manifests/base/admission.yaml"
-READY_SECONDS = 60.0
-STOP_SECONDS = 10.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 30.0
+"""As a Pod has it by default."""
 _STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
 
 
@@ -75,6 +76,13 @@ class Manager:
         code = self._running().stop(grace=STOP_SECONDS)
         self.process = None
         return code
+
+    def restart(self) -> None:
+        """Stop it as a Pod is stopped, and start it again. Raises SandboxError."""
+        code = self.stop()
+        if code:
+            raise SandboxError(f"kmm-cp ended with exit code {code}")
+        self.start()
 
     def kill(self) -> None:
         """End it without a word, as a lost machine does."""

@@ -61,7 +61,7 @@ class Node:
 
     def run_daemon(self) -> None:
         """Have the daemon run, now and after every boot, with a certificate of its Pod."""
-        self._write_tls()
+        write_daemon_tls(self.directory / "tls", self.kubelet, self.authority)
         self.settings.parent.mkdir(exist_ok=True)
         programs.write_settings(self.settings, programs.daemon_settings())
         make_bundle(self._bundle("daemon"), self._container(self.daemon_argv()))
@@ -131,18 +131,7 @@ class Node:
 
     def identity(self) -> Identity:
         """Return what the daemon's certificate names: its Pod."""
-        uri = daemon_uri(
-            namespace=NAMESPACE,
-            service_account=SERVICE_ACCOUNT,
-            pod=self.kubelet.pod,
-            uid=self.kubelet.pod_uid,
-        )
-        return Identity(common_name="kmm-daemon", uris=(uri,), client=True)
-
-    def _write_tls(self) -> None:
-        tls = self.directory / "tls"
-        self.authority.issue(self.identity()).write(tls, "daemon")
-        (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
+        return daemon_identity(self.kubelet)
 
     def _bundle(self, name: str) -> Path:
         return self.directory / "containers" / name
@@ -160,3 +149,20 @@ class Node:
             "revision": str(self.daemon_revision),
         }
         guestexec.write_whole(self.machine.spec.files.daemon, json.dumps(wanted))
+
+
+def daemon_identity(kubelet: Kubelet) -> Identity:
+    """Return what the certificate of a node's daemon names: its Pod."""
+    uri = daemon_uri(
+        namespace=NAMESPACE,
+        service_account=SERVICE_ACCOUNT,
+        pod=kubelet.pod,
+        uid=kubelet.pod_uid,
+    )
+    return Identity(common_name="kmm-daemon", uris=(uri,), client=True)
+
+
+def write_daemon_tls(directory: Path, kubelet: Kubelet, authority: Authority) -> None:
+    """Write daemon.crt, daemon.key and ca.crt for the Pod that a node's daemon has now."""
+    authority.issue(daemon_identity(kubelet)).write(directory, "daemon")
+    (directory / "ca.crt").write_bytes(authority.credential.cert_pem)

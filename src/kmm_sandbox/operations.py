@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.network import HOST_ADDRESS
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.programs import METRICS_PORT
@@ -31,10 +30,7 @@ class ProcessOperations:
 
     def restart_control_plane(self) -> None:
         """Stop kmm-cp as a Pod is stopped, and start it again. Raises SandboxError."""
-        code = self.sandbox.stop_control_plane()
-        if code:
-            raise SandboxError(f"kmm-cp ended with exit code {code}")
-        self.sandbox.start_control_plane()
+        self.sandbox.manager.restart()
 
     def replicas(self) -> Replicas:
         """Return the only one."""

@@ -1,9 +1,10 @@
-"""Debian's docker-registry, open or with a password."""
+"""A registry: Debian's docker-registry, open or with a password, or another program."""
 
 import base64
 import ctypes
 import http.client
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -60,7 +61,21 @@ class Registry:
         directory.mkdir(parents=True, exist_ok=True)
         settings = directory / "registry.yml"
         settings.write_text(yaml.safe_dump(_settings(directory, host, port, login)))
-        process = launcher.start(f"registry-{port}", [PROGRAM, "serve", str(settings)])
+        argv = [PROGRAM, "serve", str(settings)]
+        return cls.started(argv, launcher, host=host, port=port, login=login)
+
+    @classmethod
+    def started(
+        cls,
+        argv: Sequence[str],
+        launcher: Launcher,
+        *,
+        host: str,
+        port: int,
+        login: Login | None = None,
+    ) -> "Registry":
+        """Start a program that listens there, wait until it answers. Raises SandboxError."""
+        process = launcher.start(f"registry-{port}", argv)
         registry = cls(host=host, port=port, process=process, login=login)
         wait_until(registry.is_ready, seconds=READY_SECONDS, what=f"registry on {host}:{port}")
         return registry

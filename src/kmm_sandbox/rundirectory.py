@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -28,9 +29,10 @@ def held() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the directories of earlier runs that nobody holds any more."""
+    """Remove the directories of this user's earlier runs that nobody holds any more."""
     for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        remove_unless_held(directory)
+        if _is_ours(directory):
+            remove_unless_held(directory)
 
 
 def remove_unless_held(directory: Path) -> None:
@@ -55,6 +57,13 @@ def _remove(directory: Path) -> None:
             break
         time.sleep(PAUSE_SECONDS)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_ours(directory: Path) -> bool:
+    # It may go between the two.
+    with contextlib.suppress(FileNotFoundError):
+        return directory.stat().st_uid == os.geteuid()
+    return False
 
 
 def _is_free(lock: Path) -> bool:

@@ -10,7 +10,13 @@ from kmm_sandbox.simulated.kernel import PROGRAMS, FileKernel
 def main() -> int:
     """Run it as its own command line does, but for the machine below it."""
     root = Path(sys.argv[1])
-    machine = app.Machine(root=root, runner=FileKernel.found(root), programs=lambda: PROGRAMS)
+    machine = app.Machine(
+        root=root,
+        runner=FileKernel.found(root),
+        programs=lambda: PROGRAMS,
+        # A root's Python may be where no other user gets to.
+        image_user=False,
+    )
     return cli.main(sys.argv[2:], machine=machine)
 
 

@@ -178,14 +178,19 @@ class FileKernel(Runner):
 
 def boot(root: Path, *, version: str, boot_id: str) -> None:
     """Make the files of a kernel that has just booted: it has no module."""
-    for path in ("proc", "sys", "dev"):
-        shutil.rmtree(root / path, ignore_errors=True)
+    switch_off(root)
     for path in ("proc/sys/kernel/random", "sys/module", "dev"):
         (root / path).mkdir(parents=True)
     (root / "proc/modules").touch()
     (root / "dev/kmsg").touch()
     (root / "proc/sys/kernel/osrelease").write_text(f"{version}\n")
     (root / "proc/sys/kernel/random/boot_id").write_text(f"{boot_id}\n")
+
+
+def switch_off(root: Path) -> None:
+    """Lose what a kernel loses with its power: all of it."""
+    for path in ("proc", "sys", "dev"):
+        shutil.rmtree(root / path, ignore_errors=True)
 
 
 def parameter_types(file: Path) -> dict[str, str]:

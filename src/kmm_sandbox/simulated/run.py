@@ -1,0 +1,108 @@
+"""Runs a sandbox of simulated nodes whole, and says first and last that they are simulated."""
+
+import contextlib
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmm_common.errors import KmmError
+from kmm_sandbox import check, demo, machine, rundirectory, verdict
+from kmm_sandbox.binaries import Binaries, find_binaries
+from kmm_sandbox.demo import Words
+from kmm_sandbox.launch import SIGNALS, Ended, keep_logs
+from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.progress import Progress
+from kmm_sandbox.simulated.operations import SimulatedOperations
+from kmm_sandbox.simulated.registry import find_registry
+from kmm_sandbox.simulated.sandbox import SimulatedSandbox
+
+ASKED = "they were asked for; this machine can have real kernels"
+
+
+def run(mode: str, *, nodes: int, progress: Progress) -> Ended:
+    """Run so many simulated nodes. Raises SandboxError."""
+    whole = _Whole(
+        mode=mode,
+        nodes=nodes,
+        progress=progress,
+        told=notice(machine.obstacle() or machine.unavailable(machine.PACKAGES)),
+    )
+    whole.say()
+    binaries, registry_program = find_binaries(progress), find_registry(progress)
+    rundirectory.sweep()
+    with rundirectory.held() as directory:
+        code = whole.run(directory, binaries, registry_program)
+        if code not in (0, INTERRUPTED):
+            progress.say(f"logs of the failed run: {keep_logs(directory)}")
+        return Ended(code, verdict.line(directory))
+
+
+def notice(obstacle: str) -> list[str]:
+    """Return what has to be said of nodes that are simulated, and why they are."""
+    return [
+        "SIMULATED NODES: no kernel is touched; what modprobe would do is only noted in files",
+        f"  why: {obstacle or ASKED}",
+        "  real kernels: make sandbox NODES=process, as root (docs/tutorial/sandbox.md)",
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    """One run."""
+
+    mode: str
+    nodes: int
+    progress: Progress
+    told: Sequence[str]
+
+    def say(self) -> None:
+        """Say that the nodes are simulated."""
+        for line in self.told:
+            self.progress.say(line)
+
+    def run(self, directory: Path, binaries: Binaries, registry_program: Path) -> int:
+        """Start everything, do what the mode is, end everything; return the exit code."""
+        try:
+            return self._run(directory, binaries, registry_program)
+        except KmmError as error:
+            self.progress.say(f"failed: {error}")
+            verdict.leave(directory, verdict.failure(str(error)))
+            return 1
+        except KeyboardInterrupt:
+            verdict.leave(directory, verdict.failure("interrupted"))
+            return INTERRUPTED
+        finally:
+            _ignore_signals()
+            # The terminal may be gone.
+            with contextlib.suppress(OSError):
+                self.progress.say("everything is stopped")
+                self.say()
+
+    def _run(self, directory: Path, binaries: Binaries, registry_program: Path) -> int:
+        sandbox = SimulatedSandbox.start(
+            directory,
+            binaries,
+            registry_program=registry_program,
+            progress=self.progress,
+            nodes=self.nodes,
+        )
+        try:
+            return self._act(sandbox)
+        finally:
+            _ignore_signals()
+            sandbox.stop()
+
+    def _act(self, sandbox: SimulatedSandbox) -> int:
+        operations = SimulatedOperations(sandbox)
+        if self.mode == "check":
+            return check.run(sandbox, operations, self.progress)
+        words = Words(commands="", nodes="\n".join(self.told))
+        port = sandbox.plane.layout.ports.api
+        return demo.run(sandbox, operations, self.progress, words, port=port)
+
+
+def _ignore_signals() -> None:
+    """Let nothing keep the end from being whole: it is at once anyway."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
