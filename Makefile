@@ -21,7 +21,8 @@ $(READY): requirements.lock pyproject.toml
 	@echo "==> Python environment in $(VENV) (locked versions)"
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
-	  || { echo "==> apt-get install python3-venv"; apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv --clear $(VENV); }
+	  || { test "$$(id -u)" = 0 || { echo "==> $(PYTHON) cannot make environments: have python3-venv installed (as root: apt-get install python3-venv), or name another Python: make PYTHON=..."; exit 1; }; \
+	       echo "==> apt-get install python3-venv"; apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -7,76 +7,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kmm_sandbox.processes import wait_until
+from support.sandboxrun import SECONDS, Run, command, environment, pids
 
 UP = "The cluster is up."
 STARTING = "Kubernetes, registry and 1 kernels ..."
 STEPPING = "load ..."
 ENDING = "Ctrl-C again"
-SECONDS = 120.0
 KINDS = ("pid", "net", "mnt")
 
 
-@dataclass(slots=True)
-class Run:
-    """The sandbox as a user starts it, its output in a file."""
-
-    popen: "subprocess.Popen[bytes]"
-    output: Path
-    scratch: Path
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def wait_for(self, text: str) -> None:
-        def there() -> bool:
-            assert self.popen.poll() is None or text in self.said(), self.said()
-            return text in self.said()
-
-        wait_until(there, seconds=SECONDS, what=f"{text!r} in the sandbox's output")
+class Namespaced(Run):
+    """One that has made namespaces for itself."""
 
     def namespaces(self) -> set[str]:
-        """Return the namespaces that the sandbox has made for itself."""
-        inside = (pid for pid in pids() if str(self.scratch) in environment(pid))
-        return {name for pid in inside for name in namespaces(pid)} - set(namespaces(os.getpid()))
-
-    def process(self, word: str) -> int:
-        """Return the process whose command line has this word, and that the sandbox started."""
-        found = [p for p in pids() if str(self.scratch) in environment(p) and word in command(p)]
-        assert found, word
-        return found[0]
-
-    def ended(self) -> int:
-        return self.popen.wait(timeout=SECONDS)
+        """Return them."""
+        return {name for pid in self.pids() for name in namespaces(pid)} - set(
+            namespaces(os.getpid())
+        )
 
     def wait_for_nothing_left(self, own: set[str]) -> None:
         """Wait until no process, and so no namespace, is left, and no directory but kept logs."""
         wait_until(lambda: alive_in(own) == [], seconds=SECONDS, what="end of all processes")
         wait_until(lambda: self.directories() == [], seconds=SECONDS, what="an empty /tmp")
-
-    def directories(self) -> list[Path]:
-        return [each for each in self.scratch.iterdir() if "-logs-" not in each.name]
-
-
-def pids() -> list[int]:
-    return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-
-
-def environment(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
-    return ""
-
-
-def command(pid: int) -> list[str]:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-    return []
 
 
 def namespaces(pid: int) -> list[str]:
@@ -91,13 +48,13 @@ def alive_in(gone: set[str]) -> list[list[str]]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+def start(tmp_path: Path) -> Iterator[Callable[[str], Namespaced]]:
     """Start one sandbox with one node; it is gone at the end of the test at the latest."""
     scratch, output = tmp_path / "tmp", tmp_path / "output"
     scratch.mkdir()
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(mode: str) -> Run:
+    def run(mode: str) -> Namespaced:
         with output.open("wb") as file:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "kmm_sandbox", mode, "--nodes", "process", "--count", "1"],
@@ -107,7 +64,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
                 env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
             )
         started.append(popen)
-        return Run(popen, output, scratch)
+        return Namespaced(popen, output, scratch)
 
     yield run
     for popen in started:
@@ -115,11 +72,11 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
         popen.wait()
 
 
-def interrupt(run: Run) -> None:
+def interrupt(run: Namespaced) -> None:
     run.popen.send_signal(signal.SIGINT)
 
 
-def interrupt_twice(run: Run) -> None:
+def interrupt_twice(run: Namespaced) -> None:
     """Press Ctrl-C, and again while the sandbox is held up in its end."""
     os.kill(run.process("kmm_sandbox.inner"), signal.SIGSTOP)
     interrupt(run)
@@ -127,23 +84,23 @@ def interrupt_twice(run: Run) -> None:
     interrupt(run)
 
 
-def hang_up(run: Run) -> None:
+def hang_up(run: Namespaced) -> None:
     run.popen.send_signal(signal.SIGHUP)
 
 
-def terminate(run: Run) -> None:
+def terminate(run: Namespaced) -> None:
     run.popen.send_signal(signal.SIGTERM)
 
 
-def kill_outer_half(run: Run) -> None:
+def kill_outer_half(run: Namespaced) -> None:
     run.popen.kill()
 
 
-def kill_inner_half(run: Run) -> None:
+def kill_inner_half(run: Namespaced) -> None:
     os.kill(run.process("kmm_sandbox.inner"), signal.SIGKILL)
 
 
-def kill_etcd(run: Run) -> None:
+def kill_etcd(run: Namespaced) -> None:
     etcd = next(
         p
         for p in pids()
@@ -168,7 +125,10 @@ def kill_etcd(run: Run) -> None:
     ],
 )
 def test_whatever_ends_the_sandbox_nothing_of_it_is_left(
-    start: Callable[[str], Run], moment: str, end: Callable[[Run], None], codes: set[int]
+    start: Callable[[str], Namespaced],
+    moment: str,
+    end: Callable[[Namespaced], None],
+    codes: set[int],
 ) -> None:
     run = start("up")
     run.wait_for(moment)
@@ -179,7 +139,7 @@ def test_whatever_ends_the_sandbox_nothing_of_it_is_left(
     run.wait_for_nothing_left(own)
 
 
-def test_part_that_dies_is_named_and_its_logs_are_kept(start: Callable[[str], Run]) -> None:
+def test_part_that_dies_is_named_and_its_logs_are_kept(start: Callable[[str], Namespaced]) -> None:
     run = start("up")
     run.wait_for(UP)
     own = run.namespaces()
@@ -193,7 +153,7 @@ def test_part_that_dies_is_named_and_its_logs_are_kept(start: Callable[[str], Ru
 
 
 def test_check_that_is_interrupted_still_ends_with_its_verdict(
-    start: Callable[[str], Run],
+    start: Callable[[str], Namespaced],
 ) -> None:
     run = start("check")
     run.wait_for(STEPPING)
@@ -205,7 +165,7 @@ def test_check_that_is_interrupted_still_ends_with_its_verdict(
 
 
 def test_check_whose_halves_are_killed_still_ends_with_a_verdict(
-    start: Callable[[str], Run],
+    start: Callable[[str], Namespaced],
 ) -> None:
     run = start("check")
     run.wait_for(STEPPING)
