@@ -85,7 +85,7 @@ KINDS = (
         name="simulated",
         what="real daemons on simulated kernels: files, and nothing loaded into a kernel",
         count=3,
-        obstacle=lambda: "",
+        obstacle=simulated.obstacle,
         run=simulated.run,
     ),
 )

@@ -1,9 +1,7 @@
 """Operations on simulated nodes: their power, and kmm-cp as a process of the sandbox's."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmm_sandbox import samples
 from kmm_sandbox.replicas import Replicas
 from kmm_sandbox.simulated.sandbox import SimulatedSandbox
 
@@ -13,10 +11,6 @@ class SimulatedOperations:
     """On a sandbox of simulated nodes."""
 
     sandbox: SimulatedSandbox
-
-    def module(self, name: str, image: str, module_name: str, parameters: Sequence[str]) -> str:
-        """Return the manifest of a Module for all nodes."""
-        return samples.module(name, image, module_name, parameters)
 
     def reboot(self, node: str) -> str:
         """Cut a node's power, switch it on; return the id of the new boot."""

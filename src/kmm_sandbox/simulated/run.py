@@ -1,6 +1,7 @@
 """Runs a sandbox of simulated nodes whole, and says first and last that they are simulated."""
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,15 @@ from kmm_sandbox.simulated.registry import find_registry
 from kmm_sandbox.simulated.sandbox import SimulatedSandbox
 
 ASKED = "they were asked for; this machine can have real kernels"
+
+
+def obstacle(architecture: str = machine.OWN) -> str:
+    """Return what keeps simulated nodes from running here, with the remedy; else empty."""
+    if architecture != machine.NEEDED:
+        return f"the sandbox's images are for {machine.NEEDED} only: this machine is {architecture}"
+    if shutil.which("setpriv") is None:
+        return "what is started has to end with the sandbox: install setpriv, of util-linux"
+    return ""
 
 
 def run(mode: str, *, nodes: int, progress: Progress) -> Ended:
@@ -94,12 +104,14 @@ class _Whole:
             sandbox.stop()
 
     def _act(self, sandbox: SimulatedSandbox) -> int:
-        operations = SimulatedOperations(sandbox)
         if self.mode == "check":
-            return check.run(sandbox, operations, self.progress)
-        words = Words(commands="", nodes="\n".join(self.told))
-        port = sandbox.plane.layout.ports.api
-        return demo.run(sandbox, operations, self.progress, words, port=port)
+            return check.run(sandbox, SimulatedOperations(sandbox), self.progress)
+        kernel = sandbox.nodes[min(sandbox.nodes)].machine.root
+        words = Words(
+            commands=f"  cat {kernel}/proc/modules  # what the simulated kernel has\n",
+            nodes="\n".join(self.told),
+        )
+        return demo.run(sandbox, self.progress, words, port=sandbox.plane.layout.ports.api)
 
 
 def _ignore_signals() -> None:

@@ -14,6 +14,7 @@ from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.programs import Listening
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
+from kmm_sandbox.samples import EVERYWHERE, Placement
 from kmm_sandbox.simulated.modules import SimulatedTree
 from kmm_sandbox.simulated.node import SimulatedMachine, SimulatedNode
 from kmm_sandbox.simulated.registry import start_registry
@@ -90,6 +91,11 @@ class SimulatedSandbox:
     def api(self) -> KubeApi:
         """An administrator's requests."""
         return self.plane.api()
+
+    @property
+    def placement(self) -> Placement:
+        """Where Modules go that are to be on its nodes."""
+        return EVERYWHERE
 
     @property
     def kubectl(self) -> Kubectl:
