@@ -18,10 +18,10 @@ from typing import IO
 
 from kmm_common.errors import KmmError
 from kmm_sandbox import machine, namespaces
-from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.binaries import KubernetesRelease, find_binaries
 from kmm_sandbox.cluster import cgroups, outer
 from kmm_sandbox.progress import Progress
-from support import rights
+from support import cluster, rights
 from support.onkubelets import KUBELETS
 
 TESTS = Path(__file__).resolve().parent
@@ -73,6 +73,16 @@ def prepare_cluster() -> None:
     outer.build_images()
 
 
+def prepare_oldest() -> None:
+    """Have the programs of the oldest release, which no other tier needs."""
+    find_binaries(Progress(), KubernetesRelease.OLDEST)
+
+
+def on_oldest(command: Sequence[str]) -> list[str]:
+    """Return the command that runs tests against the oldest release of Kubernetes."""
+    return ["env", f"{cluster.RELEASE}={KubernetesRelease.OLDEST.name}", *command]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """What keeps a tier from running here (empty: nothing), and how its pytest is started."""
@@ -99,6 +109,9 @@ TIERS = {
     "nightly": Tier(
         directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
     ),
+    "api-oldest": Tier(
+        directories=("api",), wrap=on_oldest, prepare=prepare_oldest, limit=NIGHTLY_SECONDS
+    ),
     "install": Tier(
         obstacle=cluster_obstacle,
         prepare=prepare_cluster,
@@ -113,6 +126,9 @@ TIERS = {
         limit=NIGHTLY_SECONDS,
     ),
 }
+
+WHOLE_API = frozenset({"api", "api-oldest"})
+"""Tiers that use every right of kmm-cp."""
 
 
 def run(tier: str, extra: list[str]) -> Outcome:
@@ -229,9 +245,9 @@ def verdict(outcomes: list[Outcome], *, strict: bool) -> int:
 def summary(outcomes: list[Outcome]) -> str:
     """Return the table of tiers and the closing line with all counts."""
     rows = [
-        f"  {o.tier:<7} not run: {o.blocked}"
+        f"  {o.tier:<10} not run: {o.blocked}"
         if o.blocked
-        else f"  {o.tier:<7} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
+        else f"  {o.tier:<10} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
         for o in outcomes
     ]
     passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
@@ -262,7 +278,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         os.environ[rights.COLLECTED] = directory
         outcomes = [run(tier, extra) for tier in arguments.tiers]
-        wrong = wrong_rights(Path(directory), whole="api" in arguments.tiers and not extra)
+        whole = not extra and not WHOLE_API.isdisjoint(arguments.tiers)
+        wrong = wrong_rights(Path(directory), whole=whole)
     print(summary(outcomes), flush=True)
     return verdict(outcomes, strict=os.environ.get("CI") == "true") or int(bool(wrong))
 

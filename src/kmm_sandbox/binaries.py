@@ -6,9 +6,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from kmm_sandbox.errors import SandboxError
@@ -19,10 +20,45 @@ from kmm_sandbox.progress import Progress
 GOMODULES = Path(__file__).parent / "gomodules"
 KUBERNETES, ETCD = "k8s.io/kubernetes", "go.etcd.io/etcd/server/v3"
 SERVERS = ("kube-apiserver", "kube-controller-manager")
-NAMES = ("etcd", *SERVERS)
 ASSETS = "KUBEBUILDER_ASSETS"
 BUILD_SPACE_BYTES = 6 * 2**30
 """Module cache, build cache and results of a first build, measured and rounded up."""
+
+
+class KubernetesRelease(Enum):
+    """A minor of Kubernetes that KMM is tested against; the value names its pinned Go module."""
+
+    NEWEST = "kubernetes"
+    OLDEST = "kubernetes-oldest"
+
+    @property
+    def version(self) -> str:
+        """The pinned version, such as v1.36.3."""
+        return pinned_version(KUBERNETES, (self.module / "go.mod").read_text())
+
+    @property
+    def minor(self) -> str:
+        """Such as 1.36."""
+        return ".".join(self.version.removeprefix("v").split(".")[:2])
+
+    @property
+    def module(self) -> Path:
+        """Directory with go.mod and go.sum."""
+        return GOMODULES / self.value
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What is built of the module: kubectl of the newest release comes from a wheel instead.
+
+        That one is for servers of one minor more or less, so the oldest release has its own:
+        https://kubernetes.io/releases/version-skew-policy/#kubectl
+        """
+        return (*SERVERS, "kubectl") if self is KubernetesRelease.OLDEST else SERVERS
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """All programs in the release's directory."""
+        return ("etcd", *self.commands)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +71,20 @@ class Binaries:
     kubectl: Path
 
 
-def find_binaries(progress: Progress) -> Binaries:
-    """Return the programs; build them first if this machine has none. Raises SandboxError."""
-    directory = _assets() or _cached(progress)
+def find_binaries(
+    progress: Progress, release: KubernetesRelease = KubernetesRelease.NEWEST
+) -> Binaries:
+    """Return a release's programs; build them first if this machine has none. Raises SandboxError.
+
+    A directory that KUBEBUILDER_ASSETS names takes the place of the newest release only.
+    """
+    newest = release is KubernetesRelease.NEWEST
+    directory = (_assets() if newest else None) or _cached(release, progress)
     return Binaries(
         etcd=directory / "etcd",
         apiserver=directory / "kube-apiserver",
         controller_manager=directory / "kube-controller-manager",
-        kubectl=find_kubectl(),
+        kubectl=find_kubectl() if newest else directory / "kubectl",
     )
 
 
@@ -69,21 +111,16 @@ def pinned_version(module: str, gomod: str) -> str:
     return match.group(1)
 
 
-def missing(directory: Path) -> list[str]:
-    """Return the names of the programs that are not in a directory."""
-    return [name for name in NAMES if not os.access(directory / name, os.X_OK)]
-
-
-def kubernetes_version() -> str:
-    """Return the pinned version, such as v1.36.3."""
-    return pinned_version(KUBERNETES, (GOMODULES / "kubernetes/go.mod").read_text())
+def missing(directory: Path, release: KubernetesRelease) -> list[str]:
+    """Return the names of a release's programs that are not in a directory."""
+    return [name for name in release.programs if not os.access(directory / name, os.X_OK)]
 
 
 def _assets() -> Path | None:
     value = os.environ.get(ASSETS)
     if not value:
         return None
-    absent = missing(Path(value))
+    absent = missing(Path(value), KubernetesRelease.NEWEST)
     if absent:
         raise SandboxError(
             f"{ASSETS}={value} lacks {', '.join(absent)}: add them (all of one Kubernetes version),"
@@ -92,14 +129,14 @@ def _assets() -> Path | None:
     return Path(value)
 
 
-def _cached(progress: Progress) -> Path:
+def _cached(release: KubernetesRelease, progress: Progress) -> Path:
     etcd_version = pinned_version(ETCD, (GOMODULES / "etcd/go.mod").read_text())
-    directory = cache_directory() / f"kubernetes-{kubernetes_version()}+etcd-{etcd_version}"
-    if not missing(directory):
+    directory = cache_directory() / f"kubernetes-{release.version}+etcd-{etcd_version}"
+    if not missing(directory, release):
         return directory
     with only_builder(directory, progress):
-        if missing(directory):
-            _fill(directory, progress)
+        if missing(directory, release):
+            _fill(directory, release, progress)
     return directory
 
 
@@ -116,24 +153,28 @@ def only_builder(directory: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _fill(directory: Path, progress: Progress) -> None:
+def _fill(directory: Path, release: KubernetesRelease, progress: Progress) -> None:
     """Build what is missing next to the cache and move each program into it when it is whole."""
-    progress.say(f"building {', '.join(missing(directory))} into {directory}: once, some minutes")
+    absent = missing(directory, release)
+    progress.say(f"building {', '.join(absent)} into {directory}: once, some minutes")
     _require_space(directory)
     go = find_go(cache_directory(), progress)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
-        for job in _builds(directory):
+        for job in builds(absent, release):
             build(go, job, Path(scratch), progress)
             for name in job.packages:
                 (Path(scratch) / name).replace(directory / name)
 
 
-def _builds(directory: Path) -> list[Build]:
-    absent = missing(directory)
+def builds(absent: Collection[str], release: KubernetesRelease) -> list[Build]:
+    """Return what is to be built for a release's programs that are absent.
+
+    Both releases run on one etcd: their own kubeadms take a 3.6 as well.
+    """
     kubernetes = Build(
-        module=GOMODULES / "kubernetes",
-        packages={name: f"{KUBERNETES}/cmd/{name}" for name in SERVERS if name in absent},
-        ldflags=version_flags(kubernetes_version()),
+        module=release.module,
+        packages={name: f"{KUBERNETES}/cmd/{name}" for name in release.commands if name in absent},
+        ldflags=version_flags(release.version),
     )
     etcd = Build(module=GOMODULES / "etcd", packages={n: ETCD for n in ("etcd",) if n in absent})
     return [job for job in (etcd, kubernetes) if job.packages]

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster import Cluster, running_cluster
+from support.cluster import Cluster, release, running_cluster
 from support.fleet import Fleet, running_fleet
 from support.kmmcp import KmmCp, running_control_plane
 
 _numbers = count(1)
+
+
+def pytest_report_header() -> str:
+    """Say at the top against which release the tests run."""
+    return f"Kubernetes: {release().version}, the {release().name.lower()} that is supported"
 
 
 @pytest.fixture(scope="session")

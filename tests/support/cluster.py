@@ -1,11 +1,12 @@
 """One real Kubernetes control plane on loopback, as tests see it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.binaries import KubernetesRelease, find_binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
@@ -13,6 +14,13 @@ from kmm_sandbox.progress import Progress
 from support import rights
 
 CRDS = Path(__file__).resolve().parents[2] / "crds"
+RELEASE = "KMM_TEST_KUBERNETES"
+"""Variable of the environment: a name of KubernetesRelease; the newest without it."""
+
+
+def release() -> KubernetesRelease:
+    """Return the release that the tests of this process run against."""
+    return KubernetesRelease[os.environ.get(RELEASE, KubernetesRelease.NEWEST.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +67,7 @@ class Cluster:
 @contextmanager
 def running_cluster(directory: Path) -> Iterator[Cluster]:
     """Start a control plane with KMM's CRDs; stop it, with all it holds, at the end."""
-    binaries = find_binaries(Progress())
+    binaries = find_binaries(Progress(), release())
     layout = Layout(directory=directory, ports=Ports.free())
     plane = ControlPlane.start(binaries, layout, leashed=True)
     try:

@@ -1,6 +1,7 @@
 """How tiers of tests are run and counted."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def test_what_is_asked_for_runs_in_one_process() -> None:
 def test_nightly_tests_are_chosen_among_those_of_other_tiers() -> None:
     places = [str(tiers.TESTS / name) for name in ("api", "fault", "images")]
     assert tiers.dealt("nightly", ("-k", "x")) == [[*places, "-m", "nightly", "-k", "x"]]
+
+
+def test_whole_api_tier_runs_against_the_oldest_release_and_says_so() -> None:
+    assert tiers.dealt("api-oldest", ()) == [[str(tiers.TESTS / "api")]]
+    program = [sys.executable, "-c", "from support.cluster import release; print(release().name)"]
+    printed = subprocess.run(
+        tiers.TIERS["api-oldest"].wrap(program),
+        cwd=tiers.TESTS,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed == "OLDEST\n"
 
 
 def test_processes_are_counted_together_and_one_that_fails_is_enough(

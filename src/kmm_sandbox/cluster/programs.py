@@ -14,8 +14,8 @@ from kmm_sandbox import machine
 from kmm_sandbox.binaries import (
     GOMODULES,
     KUBERNETES,
+    KubernetesRelease,
     cache_directory,
-    kubernetes_version,
     only_builder,
     version_flags,
 )
@@ -54,7 +54,7 @@ def prepare(progress: Progress) -> None:
 
 def find_programs(progress: Progress) -> Programs:
     """Return the programs; compile them first, for some minutes, if this machine has none."""
-    directory = cache_directory() / f"kubernetes-nodes-{kubernetes_version()}"
+    directory = cache_directory() / f"kubernetes-nodes-{KubernetesRelease.NEWEST.version}"
     if missing(directory):
         with only_builder(directory, progress):
             _fill(directory, progress)
@@ -78,7 +78,7 @@ def _fill(directory: Path, progress: Progress) -> None:
     job = Build(
         module=GOMODULES / "kubernetes",
         packages={name: f"{KUBERNETES}/cmd/{name}" for name in absent},
-        ldflags=version_flags(kubernetes_version()),
+        ldflags=version_flags(KubernetesRelease.NEWEST.version),
     )
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
         build(find_go(cache_directory(), progress), job, Path(scratch), progress)
