@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kmm_sandbox.binaries import KubernetesRelease
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import Object
 from support.certificates import NAMESPACE
@@ -183,6 +184,14 @@ def test_chart_is_well_made(helm: Helm, mode: str) -> None:
 def test_wrong_value_is_refused_by_its_name(helm: Helm, values: dict[str, Any], said: str) -> None:
     with pytest.raises(SandboxError, match=re.escape(said)):
         helm.template(values)
+
+
+def test_kubernetes_that_is_older_than_the_oldest_is_refused(helm: Helm) -> None:
+    oldest = KubernetesRelease.OLDEST.minor
+    older = f"1.{int(oldest.removeprefix('1.')) - 1}.99"
+    with pytest.raises(SandboxError, match=f"requires kubeVersion: >={oldest}.0-0"):
+        helm("template", "kmm", str(CHART), "--kube-version", older)
+    assert helm("template", "kmm", str(CHART), "--kube-version", f"{oldest}.0")
 
 
 def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:

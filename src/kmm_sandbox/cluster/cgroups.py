@@ -1,29 +1,43 @@
-"""A cgroup of one name in every hierarchy, and its end.
+"""A cgroup of one name in every hierarchy, and its end; kubelet puts those of Pods below it.
 
-Kubelet is told to take those of version 1. Beside them there may be the one of version 2, without
-controllers, in which runc makes what it makes in the others.
+The kernel gives a controller either to a hierarchy of version 1 or to that of version 2. Kubelet
+takes all of them from the same version. On a machine that has them in version 1 there may be the
+hierarchy of version 2 beside them, without controllers: runc makes there what it makes in the
+others. In version 2 a cgroup that has processes can give no controllers to those below it:
+https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
+So there the node's own processes are in a leaf.
 """
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import wait_until
 
 MOUNTS = Path("/proc/self/mounts")
 PREFIX = "kmm-sandbox-"
-NEEDED = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids"})
-"""Controllers without which kubelet does not start."""
+NEEDED_V1 = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids"})
+NEEDED_V2 = frozenset({"cpu", "memory", "pids"})
+"""Controllers without which kubelet does not start, or Pods have no limits."""
+TAKEN_V2 = NEEDED_V2 | {"cpuset", "hugetlb"}
+"""Those that kubelet wants its cgroup to have as far as the top of the hierarchy has them."""
 CPUSET_COPIED = ("cpuset.cpus", "cpuset.mems")
-"""Empty in a new cgroup, in which nothing can run then."""
+"""Empty in a new cgroup of version 1, in which nothing can run then."""
+LEAF = "node"
+"""Name of the cgroup of the node's own processes, in version 2."""
+PROCESSES, CONTROLLERS, GIVEN = "cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"
 END_SECONDS = 60.0
 
 
 def hierarchies(mounts: str) -> dict[Path, frozenset[str]]:
-    """Return where the hierarchies are, each with its mount's options: /proc/self/mounts."""
+    """Return where the hierarchies are, each with its mount's options: /proc/self/mounts.
+
+    In version 1 the controllers are among the options.
+    """
     rows = (line.split() for line in mounts.splitlines())
     return {
         Path(row[1]): frozenset(row[3].split(","))
@@ -32,14 +46,31 @@ def hierarchies(mounts: str) -> dict[Path, frozenset[str]]:
     }
 
 
+def controllers(place: Path, file: str = CONTROLLERS) -> frozenset[str]:
+    """Return which a cgroup of version 2 has (CONTROLLERS), or gives to those below it (GIVEN)."""
+    try:
+        return frozenset((place / file).read_text().split())
+    except FileNotFoundError:
+        return frozenset()
+
+
+def version_2(mounts: str) -> Path | None:
+    """Return where version 2 has all the controllers that a kubelet needs, if it has."""
+    places = hierarchies(mounts)
+    return next((place for place in places if controllers(place) >= NEEDED_V2), None)
+
+
 def obstacle(mounts: Path = MOUNTS) -> str:
     """Return what keeps a kubelet from running on this kernel; empty if nothing does."""
-    absent = NEEDED - frozenset().union(*hierarchies(mounts.read_text()).values())
-    if not absent:
+    text = mounts.read_text()
+    absent = NEEDED_V1 - frozenset().union(*hierarchies(text).values())
+    if version_2(text) or not absent:
         return ""
+    there = frozenset().union(*map(controllers, hierarchies(text)))
     return (
-        f"no cgroup v1 hierarchy with {', '.join(sorted(absent))}: a kubelet on this machine's own"
-        " kernel is told to take those of version 1; mount them, or use another machine"
+        f"no cgroup v1 hierarchy with {', '.join(sorted(absent))}, and no cgroup v2 with"
+        f" {', '.join(sorted(NEEDED_V2 - there))}: a kubelet on this machine's own kernel needs all"
+        " in one of the versions; mount them, or use another machine"
     )
 
 
@@ -50,6 +81,8 @@ class Cgroups:
     name: str
     places: Sequence[Path]
     """The mounted hierarchies."""
+    leaf: str = ""
+    """Below each of them, for the node's own processes; empty in version 1."""
 
     @classmethod
     def make(cls, mounts: Path = MOUNTS) -> "Cgroups":
@@ -57,18 +90,24 @@ class Cgroups:
         problem = obstacle(mounts)
         if problem:
             raise SandboxError(problem, reason="MachineUnfit")
-        found = hierarchies(mounts.read_text())
-        made = cls(name=f"{PREFIX}{secrets.token_hex(4)}", places=tuple(found))
-        for place, options in found.items():
-            (place / made.name).mkdir()
-            if "cpuset" in options:
-                made._copy_cpuset(place)
-        return made
+        text, name = mounts.read_text(), f"{PREFIX}{secrets.token_hex(4)}"
+        place = version_2(text)
+        return _made_v2(place, name) if place else _made_v1(text, name)
 
     @property
     def path(self) -> str:
         """As kubelet's cgroupRoot names them."""
         return f"/{self.name}"
+
+    @property
+    def homes(self) -> list[Path]:
+        """Where the node's first process goes, and with it all that it starts."""
+        return [place / self.name / self.leaf for place in self.places]
+
+    @property
+    def kubelet_settings(self) -> Mapping[str, Any]:
+        """What kubelet's configuration says of them; by itself it refuses version 1."""
+        return {"cgroupRoot": self.path, **({} if self.leaf else {"failCgroupV1": False})}
 
     def remove(self) -> None:
         """Wait until nothing runs in them, then remove them. Raises SandboxError."""
@@ -79,18 +118,53 @@ class Cgroups:
                 what=f"end of what runs in {place / self.name}",
             )
 
-    def _copy_cpuset(self, place: Path) -> None:
-        for file in CPUSET_COPIED:
-            (place / self.name / file).write_text((place / file).read_text())
-
 
 def sweep(mounts: Path = MOUNTS) -> None:
     """Remove what earlier runs, which were killed, have left; what is in use stays."""
     for place in hierarchies(mounts.read_text()):
         for left in place.glob(f"{PREFIX}*"):
-            # One that is in use below has processes at its top as well.
-            if not (left / "cgroup.procs").read_text():
+            # One that is in use below has the node's own processes as well.
+            if not any(_processes(home) for home in (left, left / LEAF)):
                 _removed(left)
+
+
+def _made_v1(mounts: str, name: str) -> Cgroups:
+    """Make one in each hierarchy, also in the one of version 2."""
+    found = hierarchies(mounts)
+    for place, options in found.items():
+        (place / name).mkdir()
+        if "cpuset" in options:
+            for file in CPUSET_COPIED:
+                (place / name / file).write_text((place / file).read_text())
+    return Cgroups(name=name, places=tuple(found))
+
+
+def _made_v2(place: Path, name: str) -> Cgroups:
+    """Make one with the controllers that kubelet wants, and the leaf below it.
+
+    That the top of the hierarchy gives them stays so: another sandbox may need it by now.
+    """
+    wanted = controllers(place) & TAKEN_V2
+    for controller in sorted(wanted - controllers(place, GIVEN)):
+        try:
+            (place / GIVEN).write_text(f"+{controller}")
+        except OSError as error:
+            raise SandboxError(
+                f"{place / GIVEN} does not take +{controller} ({error.strerror}): a cgroup that has"
+                " processes gives no controllers, unless it is the machine's top one. In a"
+                f" container, move them first: mkdir {place}/init, then write each process id of"
+                f" {place / PROCESSES} into {place}/init/{PROCESSES}",
+                reason="MachineUnfit",
+            ) from error
+    (place / name).mkdir()
+    (place / name / LEAF).mkdir()
+    return Cgroups(name=name, places=(place,), leaf=LEAF)
+
+
+def _processes(cgroup: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return (cgroup / PROCESSES).read_text()
+    return ""
 
 
 def _removed(top: Path) -> bool:

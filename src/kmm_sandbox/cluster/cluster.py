@@ -174,7 +174,7 @@ class Cluster:
         self.api.delete(f"{_NODES}/{HOST_NODE}")
         own = Cgroups.make()
         settings = NodeSettings(
-            directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroup_root=own.path
+            directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroups=own
         )
         self._write_settings(settings, HOST_NODE, HOST_ADDRESS)
         self.host = HostNode.start(

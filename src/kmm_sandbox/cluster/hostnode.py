@@ -51,7 +51,8 @@ class HostNode:
         """
         (settings.directory / READY).unlink(missing_ok=True)
         own = ("--mount", "--pid", "--uts", "--fork", "--kill-child=KILL")
-        argv = ["unshare", *own, "sh", str(INIT), str(settings.directory), name, cgroups.name]
+        homes = map(str, cgroups.homes)
+        argv = ["unshare", *own, "sh", str(INIT), str(settings.directory), name, *homes]
         node = cls(
             name=name,
             address=address,

@@ -1,9 +1,10 @@
 #!/bin/sh
 # First process of a node on this machine's own kernel, in mount, process and host name namespaces
-# of its own: everything of the node ends with it. $1 is the node's directory, $2 its name, and $3
-# its cgroup, the same in every hierarchy.
+# of its own: everything of the node ends with it. $1 is the node's directory, $2 its name, and what
+# follows are its cgroups, one in each hierarchy.
 set -eu
-directory=$1 name=$2 cgroup=$3
+directory=$1 name=$2
+shift 2
 
 # Shared below here, as kubelet wants it, and with nobody outside.
 mount --make-rprivate /
@@ -35,9 +36,9 @@ if [ ! -d "$modules" ]; then
     mkdir -p "$modules"
 fi
 
-# What this process writes into a hierarchy keeps the cgroup from being taken for a left one.
-for hierarchy in $(awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/self/mounts); do
-    echo $$ > "$hierarchy/$cgroup/cgroup.procs"
+# All of the node is counted there, and it keeps them from being taken for left ones.
+for cgroup; do
+    echo $$ > "$cgroup/cgroup.procs"
 done
 
 # Kubelet sets these for the whole machine, unless they are so already: it reads and writes files.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmm_sandbox.cluster.cgroups import Cgroups
 from kmm_sandbox.cluster.images import PAUSE
 from kmm_sandbox.cluster.programs import CNI_PLUGINS
 from kmm_sandbox.network import HOST_ADDRESS
@@ -30,8 +31,8 @@ class NodeSettings:
     directory: Path
     number: int
     """Of the node in the cluster: it makes the addresses of its Pods."""
-    cgroup_root: str = ""
-    """Below which Pods' cgroups are, for a node that has not a kernel of its own."""
+    cgroups: Cgroups | None = None
+    """Below which those of Pods are, for a node that has not a kernel of its own."""
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Object, ...] = ()
 
@@ -97,9 +98,6 @@ class NodeSettings:
 
     def kubelet_content(self) -> Object:
         """Return kubelet's configuration."""
-        own_cgroup: Object = (
-            {"cgroupRoot": self.cgroup_root, "failCgroupV1": False} if self.cgroup_root else {}
-        )
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -122,7 +120,7 @@ class NodeSettings:
             "imageGCHighThresholdPercent": 100,
             "evictionHard": NOTHING_IS_EVICTED,
             "registerWithTaints": [*self.taints],
-            **own_cgroup,
+            **(self.cgroups.kubelet_settings if self.cgroups else {}),
         }
 
     def containerd_content(self) -> str:

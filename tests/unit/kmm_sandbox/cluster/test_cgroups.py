@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kmm_sandbox.cluster.cgroups import PREFIX, Cgroups, hierarchies, sweep
+from kmm_sandbox.cluster.cgroups import LEAF, PREFIX, Cgroups, hierarchies, obstacle, sweep
 from kmm_sandbox.errors import SandboxError
 
 MOUNTS = """\
@@ -24,9 +24,83 @@ def test_hierarchies_are_those_of_both_versions_with_their_options() -> None:
 def test_controllers_that_are_missing_are_named_and_nothing_is_made(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"cgroup {tmp_path} cgroup rw,cpu,cpuacct,cpuset 0 0\n")
-    with pytest.raises(SandboxError, match="hierarchy with memory, pids:"):
+    with pytest.raises(
+        SandboxError, match="hierarchy with memory, pids, and no cgroup v2 with cpu, memory, pids:"
+    ):
         Cgroups.make(mounts)
     assert list(tmp_path.iterdir()) == [mounts]
+
+
+def machine_with_v2(directory: Path, *, there: str, given: str = "") -> Path:
+    """Make what looks like a cgroup v2 mount; return a list of mounts that has it."""
+    top = directory / "cgroup"
+    top.mkdir()
+    (top / "cgroup.controllers").write_text(there)
+    (top / "cgroup.subtree_control").write_text(given)
+    mounts = directory / "mounts"
+    mounts.write_text(f"cgroup2 {top} cgroup2 rw,nsdelegate 0 0\n")
+    return mounts
+
+
+def test_version_2_is_taken_where_it_has_the_controllers_and_the_node_goes_into_a_leaf(
+    tmp_path: Path,
+) -> None:
+    mounts = machine_with_v2(tmp_path, there="cpuset cpu io memory pids", given="cpuset cpu memory")
+    assert obstacle(mounts) == ""
+
+    made = Cgroups.make(mounts)
+
+    top = tmp_path / "cgroup"
+    assert made.places == (top,)
+    assert made.homes == [top / made.name / LEAF]
+    assert made.homes[0].is_dir()
+    # The one that was not given yet; the file of a real cgroup adds it.
+    assert (top / "cgroup.subtree_control").read_text() == "+pids"
+    assert dict(made.kubelet_settings) == {"cgroupRoot": f"/{made.name}"}
+    made.remove()
+    assert not (top / made.name).exists()
+
+
+def test_version_1_stays_where_version_2_beside_it_has_not_all_controllers(tmp_path: Path) -> None:
+    mounts = machine_with_v2(tmp_path, there="io")
+    v1 = tmp_path / "v1"
+    v1.mkdir()
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        (v1 / file).write_text("0\n")
+    with mounts.open("a") as file:
+        file.write(f"cgroup {v1} cgroup rw,cpu,cpuacct,cpuset,memory,pids 0 0\n")
+
+    made = Cgroups.make(mounts)
+
+    assert made.homes == [tmp_path / "cgroup" / made.name, v1 / made.name]
+    assert (v1 / made.name / "cpuset.mems").read_text() == "0\n"
+    assert (tmp_path / "cgroup/cgroup.subtree_control").read_text() == ""
+    assert made.kubelet_settings["failCgroupV1"] is False
+
+
+@pytest.mark.parametrize("place", ["", LEAF])
+def test_a_cgroup_of_version_2_that_is_in_use_is_not_swept(tmp_path: Path, place: str) -> None:
+    mounts = machine_with_v2(tmp_path, there="cpu memory pids")
+    used, left = Cgroups.make(mounts), Cgroups.make(mounts)
+    (tmp_path / "cgroup" / used.name / place / "cgroup.procs").write_text("4711\n")
+
+    sweep(mounts)
+
+    assert used.homes[0].exists()
+    assert (tmp_path / "cgroup" / used.name).exists()
+    assert not (tmp_path / "cgroup" / left.name).exists()
+
+
+def test_controllers_that_cannot_be_given_are_refused_with_the_remedy_and_nothing_is_made(
+    tmp_path: Path,
+) -> None:
+    mounts = machine_with_v2(tmp_path, there="cpu memory pids")
+    top = tmp_path / "cgroup"
+    (top / "cgroup.subtree_control").unlink()
+    (top / "cgroup.subtree_control").symlink_to(tmp_path / "absent" / "file")
+    with pytest.raises(SandboxError, match=r"does not take \+cpu .* mkdir .*/cgroup/init"):
+        Cgroups.make(mounts)
+    assert not list(top.glob(f"{PREFIX}*"))
 
 
 def test_a_cgroup_that_a_killed_run_has_left_goes_with_those_below_and_one_in_use_stays(

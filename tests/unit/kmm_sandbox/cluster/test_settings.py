@@ -2,15 +2,22 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+from kmm_sandbox.cluster.cgroups import LEAF, Cgroups
 from kmm_sandbox.cluster.images import PAUSE
 from kmm_sandbox.cluster.settings import NodeSettings
 
 
 def test_a_node_on_this_kernel_keeps_its_pods_in_a_cgroup_of_its_own(tmp_path: Path) -> None:
-    shared = NodeSettings(directory=tmp_path, number=0, cgroup_root="/mine").kubelet_content()
+    own = Cgroups(name="mine", places=())
+    shared = NodeSettings(directory=tmp_path, number=0, cgroups=own).kubelet_content()
     assert (shared["cgroupRoot"], shared["failCgroupV1"]) == ("/mine", False)
+    unified = replace(own, leaf=LEAF)
+    settings = NodeSettings(directory=tmp_path, number=0, cgroups=unified).kubelet_content()
+    assert settings["cgroupRoot"] == "/mine"
+    assert "failCgroupV1" not in settings
     assert "cgroupRoot" not in NodeSettings(directory=tmp_path, number=1).kubelet_content()
 
 
