@@ -76,7 +76,7 @@ def _pattern(rule: Object) -> str:
     return ".*".join(map(re.escape, text.split("%s"))) + "$"
 
 
-VERSION = rf"spec\.moduleLoader\.container: Invalid value: {VERSION_TEXT}$"
+VERSION = rf'spec\.moduleLoader\.container: Invalid value: ("[^"]*": )?{VERSION_TEXT}$'
 
 
 def versioned(version: str | None) -> Object:

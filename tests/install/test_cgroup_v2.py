@@ -45,7 +45,7 @@ def register_anew(cluster: Cluster, node: KubeletNode) -> None:
 
 def test_cgroups_are_refused_below_one_that_has_processes(cluster: Cluster) -> None:
     answer = on(next(iter(cluster.nodes.values())), "refused")
-    assert "does not take +cpu (Device or resource busy)" in answer["said"]
+    assert "does not take +cpu +memory +pids (Device or resource busy)" in answer["said"]
     assert answer["left"] == []
 
 

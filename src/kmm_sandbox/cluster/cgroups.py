@@ -144,13 +144,15 @@ def _made_v2(place: Path, name: str) -> Cgroups:
 
     That the top of the hierarchy gives them stays so: another sandbox may need it by now.
     """
-    wanted = controllers(place) & TAKEN_V2
-    for controller in sorted(wanted - controllers(place, GIVEN)):
+    absent = (controllers(place) & TAKEN_V2) - controllers(place, GIVEN)
+    if absent:
+        # At once: cpu alone is given even where there are processes, and is of no use.
+        wanted = " ".join(f"+{each}" for each in sorted(absent))
         try:
-            (place / GIVEN).write_text(f"+{controller}")
+            (place / GIVEN).write_text(wanted)
         except OSError as error:
             raise SandboxError(
-                f"{place / GIVEN} does not take +{controller} ({error.strerror}): a cgroup that has"
+                f"{place / GIVEN} does not take {wanted} ({error.strerror}): a cgroup that has"
                 " processes gives no controllers, unless it is the machine's top one. In a"
                 f" container, move them first: mkdir {place}/init, then write each process id of"
                 f" {place / PROCESSES} into {place}/init/{PROCESSES}",
