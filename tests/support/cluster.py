@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kmm_sandbox.binaries import KubernetesRelease, find_binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
+from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.progress import Progress
@@ -19,8 +20,13 @@ RELEASE = "KMM_TEST_KUBERNETES"
 
 
 def release() -> KubernetesRelease:
-    """Return the release that the tests of this process run against."""
-    return KubernetesRelease[os.environ.get(RELEASE, KubernetesRelease.NEWEST.name)]
+    """Return the release that the tests of this process run against. Raises SandboxError."""
+    name = os.environ.get(RELEASE, KubernetesRelease.NEWEST.name)
+    try:
+        return KubernetesRelease[name]
+    except KeyError as error:
+        known = " or ".join(each.name for each in KubernetesRelease)
+        raise SandboxError(f"{RELEASE}={name}: it is {known}, or not set") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,6 @@ from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import Launcher, run
 
-DISK = Path("/run/disk/unified")
-"""What containerd writes is on the node's disk: an overlay cannot be above the host's files."""
-
 
 def described(cgroups: Cgroups) -> str:
     return json.dumps({**asdict(cgroups), "places": [str(place) for place in cgroups.places]})
@@ -59,9 +56,10 @@ def refused() -> str:
 def start(cgroups: str, directory: str, name: str, address: str, kubelet: str) -> str:
     """Start the node of which the settings are in a directory; return its first process's id."""
     place = Path(directory)
-    for path in (DISK, place / "var"):
-        path.mkdir(parents=True)
-    run(["mount", "--bind", str(DISK), str(place / "var")], limit=60)
+    # The host's files take no overlay; the node's disk is known to kubelet as /run/disk, which is
+    # hidden below a node's own /run.
+    (place / "var").mkdir()
+    run(["mount", "-t", "tmpfs", "unified", str(place / "var")], limit=60)
     wrapped = place / "kubelet"
     # The node mounts a /proc of its own, and this kernel tells kubelet no clock speed there.
     (place / "cpuinfo").write_text(Path("/proc/cpuinfo").read_text())

@@ -98,7 +98,9 @@ def test_controllers_that_cannot_be_given_are_refused_with_the_remedy_and_nothin
     top = tmp_path / "cgroup"
     (top / "cgroup.subtree_control").unlink()
     (top / "cgroup.subtree_control").symlink_to(tmp_path / "absent" / "file")
-    with pytest.raises(SandboxError, match=r"does not take \+cpu \+memory \+pids .* mkdir .*/cgroup/init"):
+    with pytest.raises(
+        SandboxError, match=r"does not take \+cpu \+memory \+pids .* mkdir .*/cgroup/init"
+    ):
         Cgroups.make(mounts)
     assert not list(top.glob(f"{PREFIX}*"))
 
