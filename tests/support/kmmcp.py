@@ -27,7 +27,7 @@ from support.history import Line, facts
 _RECONCILES = re.compile(
     r'kmm_cp_reconciles_total\{controller="(?P<controller>[^"]*)",.*\} (?P<count>[0-9.e+]+)'
 )
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 STOP_SECONDS = 20.0
 
 
