@@ -80,8 +80,9 @@ def test_kubelet_takes_a_cgroup_of_version_2_and_pods_are_counted_below_it(
     given = node.execute("cat", f"{top}/{GIVEN}").check()
     assert {"cpu", "memory", "pids"} <= set(given.split())
     assert node.execute("cat", f"{top}/{PROCESSES}").check() == ""
-    kubelet = node.execute("pidof", "-s", "kubelet").check()
-    assert kubelet in node.execute("cat", f"{top}/{LEAF}/{PROCESSES}").check()
+    pid = started["first"]
+    (first,) = node.execute("cat", f"/proc/{pid}/task/{pid}/children").check().split()
+    assert first in node.execute("cat", f"{top}/{LEAF}/{PROCESSES}").check().split()
     limits = node.execute("sh", "-c", f"find {top}/kubepods -name memory.max -exec cat {{}} +")
     assert str(LIMIT_BYTES) in limits.check().split()
     delete(cluster, ["counted"])

@@ -5,7 +5,7 @@ takes all of them from the same version. On a machine that has them in version 1
 hierarchy of version 2 beside them, without controllers: runc makes there what it makes in the
 others. In version 2 a cgroup that has processes can give no controllers to those below it:
 https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
-So there the node's own processes are in a leaf.
+So there the node's first process is in a leaf.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ TAKEN_V2 = NEEDED_V2 | {"cpuset", "hugetlb"}
 CPUSET_COPIED = ("cpuset.cpus", "cpuset.mems")
 """Empty in a new cgroup of version 1, in which nothing can run then."""
 LEAF = "node"
-"""Name of the cgroup of the node's own processes, in version 2."""
+"""Name of the cgroup of the node's first process, in version 2."""
 PROCESSES, CONTROLLERS, GIVEN = "cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"
 END_SECONDS = 60.0
 
@@ -82,7 +82,7 @@ class Cgroups:
     places: Sequence[Path]
     """The mounted hierarchies."""
     leaf: str = ""
-    """Below each of them, for the node's own processes; empty in version 1."""
+    """Below each of them, for the node's first process; empty in version 1."""
 
     @classmethod
     def make(cls, mounts: Path = MOUNTS) -> "Cgroups":
@@ -101,7 +101,7 @@ class Cgroups:
 
     @property
     def homes(self) -> list[Path]:
-        """Where the node's first process goes, and with it all that it starts."""
+        """Where the node's first process goes, which keeps them from being swept."""
         return [place / self.name / self.leaf for place in self.places]
 
     @property
@@ -123,7 +123,7 @@ def sweep(mounts: Path = MOUNTS) -> None:
     """Remove what earlier runs, which were killed, have left; what is in use stays."""
     for place in hierarchies(mounts.read_text()):
         for left in place.glob(f"{PREFIX}*"):
-            # One that is in use below has the node's own processes as well.
+            # One that is in use below has the node's first process as well.
             if not any(_processes(home) for home in (left, left / LEAF)):
                 _removed(left)
 

@@ -36,7 +36,7 @@ if [ ! -d "$modules" ]; then
     mkdir -p "$modules"
 fi
 
-# All of the node is counted there, and it keeps them from being taken for left ones.
+# What this process writes into a hierarchy keeps the cgroup from being taken for a left one.
 for cgroup; do
     echo $$ > "$cgroup/cgroup.procs"
 done
