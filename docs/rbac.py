@@ -29,7 +29,7 @@ Only where the control plane has an authority of its own (`manifests/builtin-ca/
 
 SCRAPER = """
 Besides, where it also signs for Prometheus (`manifests/daemon-metrics/builtin-ca/rbac.yaml`,
-[ADR 29](../adr/0029-daemon-metrics.md)):
+[ADR 27](../adr/0027-daemon-metrics.md)):
 """
 
 TAIL = """
