@@ -51,6 +51,12 @@ class Manager:
         """An administrator's kubectl."""
         return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
 
+    @property
+    def identity(self) -> Identity:
+        """What its certificate names."""
+        hosts = (programs.SERVER_NAME, self.listening.host, "127.0.0.1")
+        return Identity(common_name=programs.SERVER_NAME, hosts=hosts, server=True)
+
     def install(self) -> None:
         """Apply CRDs, rights and policies as shipped, write its files. Raises SandboxError."""
         self.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
@@ -108,12 +114,7 @@ class Manager:
 
     def _write_files(self) -> None:
         tls = self.directory / "tls"
-        identity = Identity(
-            common_name=programs.SERVER_NAME,
-            hosts=(programs.SERVER_NAME, self.listening.host, "127.0.0.1"),
-            server=True,
-        )
-        self.authority.issue(identity).write(tls, "kmm-cp")
+        self.authority.issue(self.identity).write(tls, "kmm-cp")
         (tls / "ca.crt").write_bytes(self.authority.credential.cert_pem)
         kubeconfig = self.plane.kubeconfig_for(programs.USER, programs.GROUPS)
         settings = programs.control_plane_settings(kubeconfig, tls, self.listening)

@@ -16,7 +16,6 @@ from kmm_common.tls import TlsFiles
 from kmm_sandbox import programs
 from kmm_sandbox.node import Node
 from kmm_sandbox.pki import Authority
-from kmm_sandbox.sandbox import CONTROL_PLANE
 from support import certvolume
 from support.certvolume import CertificateVolume, bundle, contents
 from support.stage import Stage, push_own
@@ -40,7 +39,8 @@ class Mounts:
     plane: CertificateVolume
 
     def give_plane(self, issuer: Authority, *trusted: Authority) -> None:
-        self.plane.publish(issuer.issue(CONTROL_PLANE), bundle(*trusted))
+        identity = self.stage.sandbox.manager.identity
+        self.plane.publish(issuer.issue(identity), bundle(*trusted))
 
     def give_nodes(self, issuer: Authority, *trusted: Authority) -> None:
         for node in self.stage.sandbox.nodes.values():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_sandbox.binaries import ASSETS, NAMES, cache_directory, find_binaries
+from kmm_sandbox.binaries import ASSETS, KubernetesRelease, cache_directory, find_binaries
 from kmm_sandbox.manager import REPOSITORY
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.simulated.registry import find_registry
@@ -73,7 +73,7 @@ def nobody() -> Iterator[Nobody]:
     try:
         (home / "tmp").mkdir()
         directory = find_binaries(Progress()).etcd.parent
-        for name in NAMES:
+        for name in KubernetesRelease.NEWEST.programs:
             _give(directory / name, home / "assets")
         registry = find_registry(Progress())
         _give(registry, home / ".cache/kmm" / registry.parent.relative_to(cache_directory()))
