@@ -21,16 +21,19 @@ SLIP = "slip"
 
 
 def test_control_plane_is_on_the_node_without_taint_and_daemons_have_enrolled_from_the_others(
-    kubelets: Kubelets,
+    stage: Stage, kubelets: Kubelets
 ) -> None:
     cluster = kubelets.cluster
-    replicas = running(cluster, CONTROL_PLANE)
-    assert replicas.keys() == {HOST_NODE}
-    assert len(replicas[HOST_NODE]) == 2
-    daemons = running(cluster, DAEMON)
-    assert daemons.keys() == cluster.nodes.keys()
+    stage.until(
+        lambda: (
+            {node: len(names) for node, names in running(cluster, CONTROL_PLANE).items()}
+            == {HOST_NODE: 2}
+        ),
+        "both replicas on the node of this machine's kernel",
+    )
     # The Pod that the control plane says a session has is the one that its certificate names.
-    assert {name: [session(cluster, name)["podName"]] for name in daemons} == daemons
+    wait_for_sessions(stage, cluster)
+    assert running(cluster, DAEMON).keys() == cluster.nodes.keys()
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,14 @@ class PodNode:
 
 
 def running(cluster: Cluster, app: str) -> dict[str, list[str]]:
-    """Return the names of a program's Pods that run and are not told to end, by their node."""
+    """Return the names of a program's Pods that run and are not told to end, by their node.
+
+    Those of a node that has left stay for a minute in the API server.
+    """
     pods: dict[str, list[str]] = {}
+    nodes = {HOST_NODE, *cluster.nodes}
     for pod in cluster.api.items(f"{PODS}?labelSelector=app.kubernetes.io%2Fname%3D{app}"):
-        if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]:
-            pods.setdefault(pod["spec"]["nodeName"], []).append(pod["metadata"]["name"])
+        node, told_to_end = pod["spec"].get("nodeName"), "deletionTimestamp" in pod["metadata"]
+        if node in nodes and pod["status"]["phase"] == "Running" and not told_to_end:
+            pods.setdefault(node, []).append(pod["metadata"]["name"])
     return pods
