@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kmm_common.tls import PodIdentity, TlsFiles, pod_uri
 from kmm_sandbox.kubeapi import Object
@@ -179,7 +180,7 @@ async def test_certificate_as_the_manifest_asks_for_it_opens_a_session(mounts: M
     )
     assert list(names.value) == [x509.UniformResourceIdentifier(pod_uri(identity, TRUST_DOMAIN))]
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     lasts = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     assert timedelta(hours=23) < lasts < timedelta(hours=25)
 

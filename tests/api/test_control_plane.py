@@ -20,7 +20,7 @@ async def test_module_is_loaded_labelled_and_told_of_on_every_node(fleet: Fleet)
         assert report["inKernel"] is True
         assert report["imageDigest"] == digest
         assert (await fleet.entries(node))["m"]["imageDigest"] == digest
-        events = await eventually(lambda node=node: fleet.events("default", node.name))
+        events = await eventually(partial(fleet.events, "default", node.name))
         message = f"Module {fleet.ref()} loaded into the kernel"
         assert events == {("ModuleLoaded", message): 1}
         assert node.kernel.loads(fleet.ref()) == 1
@@ -41,7 +41,7 @@ async def test_changed_parameter_reloads_once_after_the_image_is_ready(fleet: Fl
         node.kernel.calls.clear()
     await fleet.set_parameters("m", "speed=2")
     for node in nodes:
-        await eventually(lambda node=node: _parameters(node), lambda found: found == ("speed=2",))
+        await eventually(partial(_parameters, node), lambda found: found == ("speed=2",))
     await fleet.settled()
     await fleet.loaded()
     ref = fleet.ref()
@@ -132,7 +132,7 @@ async def test_control_plane_that_was_killed_goes_on_where_it_was(fleet: Fleet) 
     await asyncio.to_thread(fleet.control_plane.start)
     await fleet.loaded(name="other")
     for node in nodes:
-        await eventually(lambda node=node: _parameters(node), lambda found: found == ("speed=2",))
+        await eventually(partial(_parameters, node), lambda found: found == ("speed=2",))
         assert node.kernel.loads(fleet.ref()) == 2
 
 
@@ -157,7 +157,8 @@ async def test_restarted_daemon_reloads_nothing(fleet: Fleet) -> None:
     before = (await fleet.state(node) or {})["status"]["daemon"]["instance"]
     await node.restart()
     await eventually(
-        lambda: fleet.state(node), lambda s: s["status"]["daemon"]["instance"] != before
+        lambda: fleet.state(node),
+        lambda state: state is not None and state["status"]["daemon"]["instance"] != before,
     )
     await fleet.settled()
     await fleet.loaded()

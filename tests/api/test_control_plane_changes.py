@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+from functools import partial
 
 import pytest
 
@@ -51,7 +52,10 @@ async def test_deleted_node_takes_its_state_along_and_is_counted_no_more(fleet: 
     await eventually(lambda: fleet.state(gone), lambda state: state is None)
     await eventually(
         fleet.module,
-        lambda module: module["status"].get("moduleLoader", {}).get("desiredNumber") == 2,
+        lambda module: (
+            module is not None
+            and module["status"].get("moduleLoader", {}).get("desiredNumber") == 2
+        ),
     )
     await fleet.condition("Ready", reason="Ready")
 
@@ -273,7 +277,7 @@ async def test_changed_image_is_loaded_by_its_digest_on_every_node(fleet: Fleet)
     await fleet.edit("m", {"moduleLoader": {"container": {"containerImage": fleet.image(tag="2")}}})
     for node in nodes:
         await eventually(
-            lambda node=node: fleet.reports(node),
+            partial(fleet.reports, node),
             lambda reports: (
                 (reports["m"]["state"], reports["m"].get("imageDigest")) == ("Loaded", digest)
             ),
@@ -366,7 +370,10 @@ async def _marked(fleet: Fleet, *, expected: bool = True) -> None:
     """Wait until the namespace is marked as having Modules, or is not."""
     await eventually(
         lambda: fleet.find(f"/api/v1/namespaces/{fleet.name}"),
-        lambda found: (CONTAINS_MODULES_LABEL in found["metadata"]["labels"]) is expected,
+        lambda found: (
+            found is not None
+            and (CONTAINS_MODULES_LABEL in found["metadata"]["labels"]) is expected
+        ),
         what=f"namespace {fleet.name} marked: {expected}",
     )
 
@@ -439,6 +446,10 @@ def _edited(edit: str, entries: dict[str, Object]) -> Object:
     return {"modules": {"emptied": [], "removed": None, "altered": [entry]}[edit]}
 
 
+def _is_another(before: Object, state: Object | None) -> bool:
+    return state is not None and state["metadata"]["uid"] != before["metadata"]["uid"]
+
+
 async def test_state_deleted_by_hand_comes_back_without_a_modprobe(fleet: Fleet) -> None:
     nodes = await fleet.three()
     await fleet.apply()
@@ -447,10 +458,8 @@ async def test_state_deleted_by_hand_comes_back_without_a_modprobe(fleet: Fleet)
         before = await fleet.state(node) or {}
         await asyncio.to_thread(fleet.api.delete, f"{STATES}/{node.name}")
         await eventually(
-            lambda node=node: fleet.state(node),
-            lambda state, before=before: (
-                state and state["metadata"]["uid"] != before["metadata"]["uid"]
-            ),
+            partial(fleet.state, node),
+            partial(_is_another, before),
         )
         await fleet.settled(node)
         await fleet.loaded(node)
@@ -487,15 +496,11 @@ async def test_status_falsified_by_hand_is_put_right_at_once(
 
 
 def _without_times(state: Object | None) -> Object:
-    status = json.loads(json.dumps((state or {})["status"]))
+    status: Object = json.loads(json.dumps((state or {})["status"]))
     status.get("daemon", {}).pop("since", None)
     for condition in status.get("conditions") or ():
         condition.pop("lastTransitionTime", None)
     return status
-
-
-async def _parameters(node: SimNode) -> tuple[str, ...] | None:
-    return node.kernel.parameters.get("m")
 
 
 async def test_time_that_is_none_is_refused_by_the_server(fleet: Fleet) -> None:

@@ -74,7 +74,7 @@ async def test_second_daemon_start_writes_its_claim_only(fleet: Fleet) -> None:
     await node.restart()
     await eventually(
         lambda: fleet.state(node),
-        lambda state: state["status"]["daemon"]["instance"] != before,
+        lambda state: state is not None and state["status"]["daemon"]["instance"] != before,
     )
     await fleet.settled()
     await fleet.reconciled()

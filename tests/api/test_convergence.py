@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,8 +224,8 @@ async def test_any_history_ends_where_a_fresh_control_plane_would_have_begun(
         await create_or_change(story, fleet.nodes["a"], "a")
     for name in fleet.nodes:
         await eventually(
-            lambda name=name: sight(story, name),
-            lambda seen, name=name: seen == expectation(story, name),
+            partial(sight, story, name),
+            expectation(story, name).__eq__,
             what=f"seed {seed}, {name} should be {expectation(story, name)} after {story.told}",
         )
     await fleet.settled()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -192,7 +193,7 @@ def _with_a_volume(installation: Installation, fleet: Fleet, node: SimNode) -> S
 
 def _that_enrols(installation: Installation, fleet: Fleet, node: SimNode) -> Shipped:
     """Return one that gets its certificate by itself, after its start."""
-    mounts = Mounts(node=node, directory=fleet.directory / "mounts")
+    mounts = Mounts(node=node, plane=fleet.control_plane, directory=fleet.directory / "mounts")
     mounts.project()
     enrol = {"server": mounts.enrolling.server, "token": str(mounts.token)}
     return Shipped(
@@ -287,7 +288,7 @@ async def test_scrapers_certificate_is_for_clients_only_and_opens_no_session(
     told = await asyncio.to_thread(shipped.scraper, tmp_path / "scraper")
     certificate = x509.load_pem_x509_certificate(Path(told["cert_file"]).read_bytes())
     purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(purposes) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(purposes) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == shipped.environment["metrics_tls"]["names"]
     files = TlsFiles(

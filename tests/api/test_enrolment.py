@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -39,6 +40,7 @@ from kmm_cp.serving.token import AUDIENCE
 from kmm_daemon.app import ran
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
+from kmm_sandbox.programs import USER
 from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.cluster import Cluster, running_cluster
@@ -54,7 +56,7 @@ from support.enrolled import (
     token,
 )
 from support.fleet import Fleet, eventually, running_fleet
-from support.kmmcp import USER, KmmCp
+from support.kmmcp import KmmCp
 from support.serving import DEADLINE, dialled, report, request, watch
 from support.simnode import PODS, SimNode
 from support.steppedclock import SteppedClock
@@ -86,7 +88,9 @@ async def fleet(plane: KmmCp, tmp_path: Path) -> AsyncIterator[Fleet]:
 async def mounted(fleet: Fleet, name: str = "a") -> Mounts:
     """Return a node whose daemon has not enrolled yet."""
     node = await fleet.node(name, daemon=False)
-    mounts = Mounts(node=node, directory=fleet.directory / f"mounts-{name}")
+    mounts = Mounts(
+        node=node, plane=fleet.control_plane, directory=fleet.directory / f"mounts-{name}"
+    )
     await asyncio.to_thread(mounts.project)
     return mounts
 
@@ -223,8 +227,8 @@ async def test_of_a_request_for_a_certificate_only_the_key_counts(fleet: Fleet) 
     assert not basic.ca
     # What it serves under is the name of no control plane.
     assert list(usage) == [
-        x509.ExtendedKeyUsageOID.CLIENT_AUTH,
-        x509.ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+        ExtendedKeyUsageOID.SERVER_AUTH,
     ]
     assert issued.public_key() == key.public_key()
     assert issued.not_valid_after_utc - issued.not_valid_before_utc <= timedelta(hours=25)

@@ -97,7 +97,7 @@ async def test_module_just_applied_or_changed_is_not_healthy_before_it_is_loaded
         revision = await asyncio.to_thread(source.commit, m=manifest)
         await eventually(
             lambda: asyncio.sleep(0, node.kernel.loads(fleet.ref())),
-            lambda now, loads=loads: now > loads,
+            loads.__lt__,
         )
         await _sync(source, revision, "Unknown", reason="Progressing")
         gate.set()

@@ -97,8 +97,8 @@ async def test_history_lost_in_the_middle_of_a_watch_costs_one_list(scene: Scene
             (stream,) = scene.proxy.streams(NAME)
             await stream.send(error_event(410, "Expired"))
             await eventually(
-                lambda lost=lost: asyncio.sleep(0, scene.lists()),
-                lambda lists, lost=lost: lists == 1 + lost,
+                lambda: asyncio.sleep(0, scene.lists()),
+                (1 + lost).__eq__,
                 what="a list",
             )
             await scene.equal(informer)

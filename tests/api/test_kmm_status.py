@@ -39,8 +39,9 @@ async def troubled(fleet: Fleet) -> Fleet:
     return fleet
 
 
-def _has_missing_image(module: Mapping[str, Any]) -> bool:
-    return any(image["state"] == "Missing" for image in module["status"].get("images") or ())
+def _has_missing_image(module: Mapping[str, Any] | None) -> bool:
+    images = (module or {}).get("status", {}).get("images") or ()
+    return any(image["state"] == "Missing" for image in images)
 
 
 async def _said(fleet: Fleet, *argv: str) -> str:

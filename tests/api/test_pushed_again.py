@@ -1,6 +1,7 @@
 """A tag that is pushed again: taken up where nothing of it could be loaded, else left alone."""
 
 from collections import deque
+from functools import partial
 
 from kmm_common.api.names import Reason
 from support.fleet import Fleet, eventually
@@ -23,9 +24,7 @@ async def test_image_that_no_node_could_load_is_replaced_by_what_is_pushed_under
     assert {await digest(fleet, node) for node in nodes} == {old}
     new = fleet.push(content="2")
     for node in nodes:
-        await eventually(
-            lambda node=node: digest(fleet, node), lambda found: found == new, seconds=PATIENT
-        )
+        await eventually(partial(digest, fleet, node), lambda found: found == new, seconds=PATIENT)
     await fleet.loaded()
     await fleet.condition("Ready", reason="Ready")
 

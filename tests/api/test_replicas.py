@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -38,17 +39,17 @@ async def replicas(
 
 
 @pytest.fixture
-async def pair(replicas: Replicas, tmp_path: Path) -> AsyncIterator[Fleet]:
+async def pair(replicas: Replicas, tmp_path: Path) -> AsyncIterator[Fleet[Replicas]]:
     async with running_fleet(replicas, f"pair{next(_numbers)}", tmp_path) as started:
         yield started
 
 
-async def sessions(fleet: Fleet, replica: KmmCp) -> set[str]:
+async def sessions(fleet: Fleet[Replicas], replica: KmmCp) -> set[str]:
     """Return the nodes that a replica says it serves."""
     return await fleet.served(replica.name)
 
 
-async def test_all_serve_and_one_leads(pair: Fleet, replicas: Replicas) -> None:
+async def test_all_serve_and_one_leads(pair: Fleet[Replicas], replicas: Replicas) -> None:
     nodes = await pair.three()
     await pair.apply()
     await pair.loaded()
@@ -56,7 +57,7 @@ async def test_all_serve_and_one_leads(pair: Fleet, replicas: Replicas) -> None:
     leader = await asyncio.to_thread(replicas.leader)
     assert replicas.lease()["holderIdentity"] == leader.name
     for each in replicas.all:
-        assert await eventually(lambda each=each: sessions(pair, each))
+        assert await eventually(partial(sessions, pair, each))
     follower = replicas.other(leader)
     assert not follower.told("desired state published")
     assert follower.told("update sent")
@@ -65,7 +66,7 @@ async def test_all_serve_and_one_leads(pair: Fleet, replicas: Replicas) -> None:
     assert len(nodes) == 3
 
 
-async def at_rest(pair: Fleet) -> tuple[list[SimNode], int]:
+async def at_rest(pair: Fleet[Replicas]) -> tuple[list[SimNode], int]:
     """Return nodes that have a Module, and where the audit log is once nothing more is written."""
     nodes = await pair.three()
     await pair.apply()
@@ -77,7 +78,7 @@ async def at_rest(pair: Fleet) -> tuple[list[SimNode], int]:
 
 
 async def test_daemons_move_between_replicas_without_a_reload_or_a_write(
-    pair: Fleet, replicas: Replicas
+    pair: Fleet[Replicas], replicas: Replicas
 ) -> None:
     nodes, start = await at_rest(pair)
     names = {node.name for node in nodes}
@@ -85,7 +86,7 @@ async def test_daemons_move_between_replicas_without_a_reload_or_a_write(
         replicas.balancer.ports = [replica.port]
         replicas.balancer.cut()
         await eventually(
-            lambda replica=replica: sessions(pair, replica),
+            partial(sessions, pair, replica),
             lambda found: found == names,
             what=f"all nodes served by {replica.name}",
         )
@@ -98,7 +99,7 @@ async def test_daemons_move_between_replicas_without_a_reload_or_a_write(
 
 
 async def test_leader_that_ends_hands_over_and_no_change_is_missed(
-    pair: Fleet, replicas: Replicas
+    pair: Fleet[Replicas], replicas: Replicas
 ) -> None:
     nodes = await pair.three()
     await pair.apply()
@@ -108,9 +109,7 @@ async def test_leader_that_ends_hands_over_and_no_change_is_missed(
         await pair.set_parameters("m", f"speed={value}")
         assert await asyncio.to_thread(leader.stop) == 0
         other = replicas.other(leader)
-        await eventually(
-            lambda other=other: asyncio.to_thread(other.leads), what="a leader", seconds=PATIENT
-        )
+        await eventually(partial(asyncio.to_thread, other.leads), what="a leader", seconds=PATIENT)
         for node in nodes:
             await has(node.kernel.parameters, f"speed={value}")
         await asyncio.to_thread(leader.start)
@@ -119,7 +118,7 @@ async def test_leader_that_ends_hands_over_and_no_change_is_missed(
 
 
 async def test_rolling_restart_of_all_replicas_writes_nothing(
-    pair: Fleet, replicas: Replicas
+    pair: Fleet[Replicas], replicas: Replicas
 ) -> None:
     nodes, start = await at_rest(pair)
     for replica in replicas.all:
@@ -131,7 +130,7 @@ async def test_rolling_restart_of_all_replicas_writes_nothing(
 
 
 async def test_daemon_ahead_of_a_restored_etcd_gets_a_new_state_though_a_follower_serves_it(
-    pair: Fleet, replicas: Replicas
+    pair: Fleet[Replicas], replicas: Replicas
 ) -> None:
     node = await pair.node(daemon=False)
     await pair.apply()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from grpclib.exceptions import GRPCError
 from kmm_sandbox.programs import GROUPS, USER
 from support.faultproxy import (
     Answer,
+    Call,
     FaultProxy,
     Hold,
     Silence,
+    Stream,
     error_event,
     proxied,
 )
@@ -64,6 +67,14 @@ async def has_parameters(node: SimNode, *wanted: str) -> None:
     )
 
 
+async def _streams(proxy: FaultProxy, resource: str) -> list[Stream]:
+    return proxy.streams(resource)
+
+
+async def _watches(proxy: FaultProxy, resource: str) -> list[Call]:
+    return proxy.seen("watch", resource)
+
+
 # The gate.
 
 
@@ -82,9 +93,7 @@ async def test_nothing_is_written_or_pushed_before_every_cache_is_complete(
     await asyncio.to_thread(fleet.control_plane.launch)
     await reached(hold)
     for other in set(CACHED) - {resource}:
-        await eventually(
-            lambda other=other: asyncio.sleep(0, proxy.streams(other)), what=other, seconds=PATIENT
-        )
+        await eventually(partial(_streams, proxy, other), what=other, seconds=PATIENT)
     assert await refusal(fleet, node) is Status.UNAVAILABLE
     assert not await asyncio.to_thread(fleet.control_plane.is_ready)
     # The list of served nodes, empty as it is then, is the replica's own.
@@ -227,7 +236,7 @@ async def test_lost_history_of_every_cache_costs_one_list_each_and_no_write(
         await stream.send(error_event(410, "Expired"))
     for resource in CACHED:
         await eventually(
-            lambda resource=resource: asyncio.sleep(0, proxy.seen("watch", resource)),
+            partial(_watches, proxy, resource),
             what=resource,
             seconds=PATIENT,
         )

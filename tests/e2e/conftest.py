@@ -11,6 +11,7 @@ from kmm_sandbox.sandbox import Sandbox
 from support import rights
 from support.onkubelets import KUBELETS
 from support.stage import Stage, on_stage
+from support.staged import Staged
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage[Staged]]:
     """A stage whose Modules are taken away at the end; nothing was a lie, no promise broken."""
     nodes = "kubelets" if request.config.getoption(KUBELETS) else "sandbox"
     with on_stage(request.getfixturevalue(nodes)) as stage:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from kmm_sandbox.node import Node
 from support.stage import Stage, insert, own_file, own_module, push_own
+from support.staged import Staged, StagedNode
 
 pytestmark = pytest.mark.spine
 
@@ -16,7 +16,7 @@ CHAIN = ("slhc", "ppp_generic", "pppox", "pppoe")
 """Modules of the kernel's own tree, each of which holds the one before it."""
 
 
-def test_in_tree_module_makes_room_for_the_one_of_the_image(stage: Stage) -> None:
+def test_in_tree_module_makes_room_for_the_one_of_the_image(stage: Stage[Staged]) -> None:
     kernel = stage.sandbox.kernel.version
     for node in stage.sandbox.nodes.values():
         node.execute("insmod", own_file(kernel, CORE)).check()
@@ -30,13 +30,13 @@ def test_in_tree_module_makes_room_for_the_one_of_the_image(stage: Stage) -> Non
         assert version.strip() == "2.0"
 
 
-def insert_chain(stage: Stage, node: Node) -> None:
+def insert_chain(stage: Stage[Staged], node: StagedNode) -> None:
     files = {path.stem: path for path in stage.sandbox.kernel.closure(CHAIN).values()}
     for name in CHAIN:
         node.execute("insmod", str(files[name])).check()
 
 
-def test_in_tree_modules_that_hold_each_other_go_from_the_top(stage: Stage) -> None:
+def test_in_tree_modules_that_hold_each_other_go_from_the_top(stage: Stage[Staged]) -> None:
     """Named in any order; one that is named alone stays while another one holds it."""
     for node in stage.sandbox.nodes.values():
         insert_chain(stage, node)
@@ -54,7 +54,7 @@ def test_in_tree_modules_that_hold_each_other_go_from_the_top(stage: Stage) -> N
         assert not set(CHAIN) & node.loaded_modules().keys()
 
 
-def test_in_tree_module_of_the_same_name_goes_with_what_holds_it(stage: Stage) -> None:
+def test_in_tree_module_of_the_same_name_goes_with_what_holds_it(stage: Stage[Staged]) -> None:
     version = stage.sandbox.kernel.version
     for node in stage.sandbox.nodes.values():
         insert(node, own_module(version, CORE), own_module(version, USER))
@@ -75,7 +75,7 @@ def test_in_tree_module_of_the_same_name_goes_with_what_holds_it(stage: Stage) -
     ids=["xz", "zst"],
 )
 def test_in_tree_module_of_a_compressed_file_makes_room(
-    stage: Stage, suffix: str, compress: Callable[[bytes], bytes]
+    stage: Stage[Staged], suffix: str, compress: Callable[[bytes], bytes]
 ) -> None:
     theirs = compress(own_module(stage.sandbox.kernel.version, CORE))
     for node in stage.sandbox.nodes.values():

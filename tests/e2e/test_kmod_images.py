@@ -5,6 +5,7 @@ import gzip
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,11 +214,15 @@ def test_hostile_layers_are_refused_by_name_and_write_nothing(stage: Stage) -> N
         assert node.execute("test", "-e", "/etc/evil").code == 1
         # One node may still be at what another has refused already.
         wait_until(
-            lambda name=name: stage.store(name, "tmp") == [],
+            partial(_nothing_half_unpacked, stage, name),
             seconds=TIDY_SECONDS,
             what=f"no half unpacked image on {name}",
         )
         assert names.ready_label("default", "honest") in stage.labels(name)
+
+
+def _nothing_half_unpacked(stage: Stage, node: str) -> bool:
+    return stage.store(node, "tmp") == []
 
 
 def _without_diff_id(layer: bytes) -> kmodimage.Image:

@@ -2,7 +2,7 @@
 
 import gzip
 import lzma
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -50,7 +50,11 @@ def test_what_the_image_says_goes_along_with_a_module_comes_and_goes_with_it(sta
         assert "ecb" not in rows(stage, node)
 
 
-COMPRESSED = {"xz": lzma.compress, "zst": zstandard.compress}
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "xz": lzma.compress,
+    "zst": zstandard.compress,
+    "": bytes,
+}
 
 
 @pytest.mark.parametrize("suffix", ["xz", "zst", ""])
@@ -59,7 +63,7 @@ def test_modules_of_any_build_are_loaded_with_what_they_need(
     stage: Stage, suffix: str, indexed: bool
 ) -> None:
     """Compressed one by one as distributions do it, and with or without depmod's work."""
-    compress = COMPRESSED.get(suffix, bytes)
+    compress = COMPRESSED[suffix]
     version, end = stage.sandbox.kernel.version, f".{suffix}" if suffix else ""
     extra = {f"{m}.ko{end}": compress(own_module(version, m)) for m in (CORE, "kmt_user")}
     files = kmodimage.kmod_files(stage.sandbox.kernel, extra=extra, depmod=indexed)

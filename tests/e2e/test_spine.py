@@ -6,11 +6,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from kmm_common.api import names
 from kmm_sandbox import samples
 from support.stage import STATES, Stage, push_own
+from support.staged import Staged
 
 pytestmark = pytest.mark.spine
 
 
-def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
+def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage[Staged]) -> None:
     image = samples.push(stage.sandbox, "ppp", ("ppp_generic",))
     outcome = stage.apply("ppp", image, "ppp_generic")
     outcome.wait_loaded()
@@ -23,7 +24,7 @@ def test_module_is_loaded_everywhere_and_told_everywhere(stage: Stage) -> None:
     assert "Module default/ppp loaded into the kernel" in events
 
 
-def test_daemon_answers_probes_and_prometheus_on_its_node(stage: Stage) -> None:
+def test_daemon_answers_probes_and_prometheus_on_its_node(stage: Stage[Staged]) -> None:
     outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
     outcome.wait_loaded()
     for node in stage.sandbox.nodes.values():
@@ -39,7 +40,7 @@ def test_daemon_answers_probes_and_prometheus_on_its_node(stage: Stage) -> None:
         assert measured["kmm_daemon_loads_total", "ok"] >= 1
 
 
-def test_a_changed_parameter_reaches_the_kernel_by_one_reload(stage: Stage) -> None:
+def test_a_changed_parameter_reaches_the_kernel_by_one_reload(stage: Stage[Staged]) -> None:
     image = push_own(stage.sandbox, "core", "kmt_core")
     outcome = stage.apply("core", image, "kmt_core", parameters=["exit_delay_ms=1"])
     outcome.wait_loaded()
@@ -58,7 +59,7 @@ def test_a_changed_parameter_reaches_the_kernel_by_one_reload(stage: Stage) -> N
         ]
 
 
-def test_a_shared_dependency_stays_for_the_module_that_needs_it(stage: Stage) -> None:
+def test_a_shared_dependency_stays_for_the_module_that_needs_it(stage: Stage[Staged]) -> None:
     slip = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
     ppp = stage.apply("ppp", samples.push(stage.sandbox, "ppp", ("ppp_generic",)), "ppp_generic")
     slip.wait_loaded()
@@ -71,7 +72,7 @@ def test_a_shared_dependency_stays_for_the_module_that_needs_it(stage: Stage) ->
     assert not any("slhc" in node.loaded_modules() for node in stage.sandbox.nodes.values())
 
 
-def test_a_busy_module_keeps_its_label_and_says_why_until_it_is_free(stage: Stage) -> None:
+def test_a_busy_module_keeps_its_label_and_says_why_until_it_is_free(stage: Stage[Staged]) -> None:
     outcome = stage.apply("core", push_own(stage.sandbox, "core", "kmt_core"), "kmt_core")
     outcome.wait_loaded()
     node = stage.sandbox.nodes["node2"]
@@ -92,7 +93,7 @@ def test_a_busy_module_keeps_its_label_and_says_why_until_it_is_free(stage: Stag
     outcome.wait_gone()
 
 
-def test_a_reboot_brings_the_module_back(stage: Stage) -> None:
+def test_a_reboot_brings_the_module_back(stage: Stage[Staged]) -> None:
     outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
     outcome.wait_loaded()
     node = stage.sandbox.nodes["node3"]
@@ -105,7 +106,7 @@ def test_a_reboot_brings_the_module_back(stage: Stage) -> None:
     outcome.wait_loaded()
 
 
-def test_a_restart_of_the_daemon_reloads_nothing(stage: Stage) -> None:
+def test_a_restart_of_the_daemon_reloads_nothing(stage: Stage[Staged]) -> None:
     outcome = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
     outcome.wait_loaded()
     before = stage.steps("node1")
@@ -121,7 +122,9 @@ def test_a_restart_of_the_daemon_reloads_nothing(stage: Stage) -> None:
     assert stage.steps("node1") == before
 
 
-def test_an_image_that_does_not_exist_is_told_and_heals_when_it_is_pushed(stage: Stage) -> None:
+def test_an_image_that_does_not_exist_is_told_and_heals_when_it_is_pushed(
+    stage: Stage[Staged],
+) -> None:
     missing = f"{stage.sandbox.registry.address}/kmod/late:{samples.TAG}"
     outcome = stage.apply("late", missing, "slip")
     stage.until(lambda: stage.errors("late") == {"ImageNotFound"}, "all nodes say ImageNotFound")
@@ -143,7 +146,7 @@ def test_an_image_that_does_not_exist_is_told_and_heals_when_it_is_pushed(stage:
     ],
 )
 def test_a_load_that_fails_says_why_and_leaves_no_label(
-    stage: Stage, name: str, parameters: list[str], reason: str, told: str, kernel_said: str
+    stage: Stage[Staged], name: str, parameters: list[str], reason: str, told: str, kernel_said: str
 ) -> None:
     image = push_own(stage.sandbox, "core", "kmt_core")
     stage.apply(name, image, "kmt_core", parameters=parameters)
@@ -156,7 +159,7 @@ def test_a_load_that_fails_says_why_and_leaves_no_label(
 
 
 def test_two_modules_for_one_kernel_module_conflict_and_the_other_takes_over(
-    stage: Stage,
+    stage: Stage[Staged],
 ) -> None:
     image = samples.push(stage.sandbox, "slip", ("slip",))
     first = stage.apply("first", image, "slip")
@@ -168,7 +171,7 @@ def test_two_modules_for_one_kernel_module_conflict_and_the_other_takes_over(
     second.wait_loaded()
 
 
-def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage) -> None:
+def test_a_second_daemon_on_a_node_is_refused_in_words(stage: Stage[Staged]) -> None:
     node = stage.sandbox.nodes["node1"]
     answer = node.run_in_pod(*node.daemon_argv())
     assert answer.code == 1

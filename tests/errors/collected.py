@@ -99,6 +99,6 @@ def difference(kept: Path, new: Path) -> str:
 
 
 def _difference(kept: Path, new: Path) -> str:
-    lines = [path.read_text().splitlines(True) if path.exists() else [] for path in (kept, new)]
+    was, now = (path.read_text().splitlines(True) if path.exists() else [] for path in (kept, new))
     labels = (f"kept/{kept.name}", f"collected now/{new.name}")
-    return "".join(difflib.unified_diff(*lines, *labels))
+    return "".join(difflib.unified_diff(was, now, *labels))

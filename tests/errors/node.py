@@ -100,8 +100,9 @@ class Bench:
 def _module(case: Case) -> DesiredModule:
     args = ModprobeArgs(load=case.load_args, unload=case.unload_args)
     probe = Modprobe(module_name=case.name, parameters=case.parameters, args=args)
-    identity = {"namespace": "default", "name": "case", "uid": "", "image": ""}
-    return DesiredModule(**identity, kernel_version="", modprobe=probe)
+    return DesiredModule(
+        namespace="default", name="case", uid="", image="", kernel_version="", modprobe=probe
+    )
 
 
 def collect(directory: Path) -> dict[str, Collected]:

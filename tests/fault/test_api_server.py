@@ -3,9 +3,10 @@
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ PATIENT = 150.0
 MOST_CALLS = 50.0
 """A second, of both replicas together, while all of them fail and when they are back."""
 
-Fault = Callable[[list[FaultProxy], Cluster], Awaitable[None]]
+Fault = Callable[[list[FaultProxy], Cluster], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def _compact(cluster: Cluster) -> None:
         connection.close()
 
 
-def _asked(connection: http.client.HTTPConnection, path: str, body: object) -> dict[str, object]:
+def _asked(connection: http.client.HTTPConnection, path: str, body: object) -> dict[str, Any]:
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     return dict(json.loads(connection.getresponse().read()))
 

@@ -41,7 +41,9 @@ SETTLED: list[tuple[dict[str, str], list[str]]] = [
 
 
 def _module(name: str, srcversion: str, depends: str = "") -> Any:
-    content = module_bytes(name=name, srcversion=srcversion, depends=depends, vermagic=KERNEL)
+    content = module_bytes(
+        {"name": name, "srcversion": srcversion, "depends": depends, "vermagic": KERNEL}
+    )
     return file(f"opt/lib/modules/{KERNEL}/{name}.ko", content)
 
 

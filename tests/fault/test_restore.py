@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from support.balancer import Balancer
 from support.cluster import Cluster, running_cluster
 from support.etcd import back_up, restore
 from support.fleet import Fleet, eventually, running_fleet
-from support.replicas import new_replicas
+from support.replicas import Replicas, new_replicas
 from support.simnode import SimNode
 
 
@@ -22,7 +23,7 @@ def kubernetes(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet]:
+async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet[Replicas]]:
     # An API server that has just started refuses everybody for a moment: refusals are no failure.
     replicas = new_replicas(kubernetes, tmp_path / "kmm-cp")
     async with Balancer(replicas.ports).run() as balancer:
@@ -37,7 +38,7 @@ async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_states(
-    fleet: Fleet, tmp_path: Path
+    fleet: Fleet[Replicas], tmp_path: Path
 ) -> None:
     plane = fleet.control_plane.cluster.plane
     # In turn, so that both replicas serve: the one that leads, and the one that does not.
@@ -51,16 +52,16 @@ async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_s
     await fleet.apply("later")
     await fleet.loaded(name="later")
     for node in nodes:
-        await eventually(lambda node=node: _parameters(node), lambda given: given == ("speed=2",))
+        await eventually(partial(_parameters, node), lambda given: given == ("speed=2",))
     await fleet.settled()
 
     restore(plane, tmp_path / "backup")
 
     for node in nodes:
-        await eventually(lambda node=node: _parameters(node), lambda given: given == ())
-        await eventually(lambda node=node: _rows(node), lambda rows: rows == {"m"})
+        await eventually(partial(_parameters, node), lambda given: given == ())
+        await eventually(partial(_rows, node), lambda rows: rows == {"m"})
         assert await _uid(fleet, node) != before[node.name]
-        told = await eventually(lambda node=node: fleet.events("default", node.name))
+        told = await eventually(partial(fleet.events, "default", node.name))
         assert "StateRestored" in {reason for reason, _ in told}
     await fleet.loaded()
     await fleet.condition("Ready", reason="Ready")
@@ -68,7 +69,7 @@ async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_s
     assert len(serving) == 2
 
 
-async def _uid(fleet: Fleet, node: SimNode) -> str:
+async def _uid(fleet: Fleet[Replicas], node: SimNode) -> str:
     state = await eventually(lambda: fleet.state(node))
     return str(state["metadata"]["uid"])
 

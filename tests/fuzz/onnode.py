@@ -70,7 +70,7 @@ def _write_tree(directory: Path, text: bytes, softdep: bytes, files: str) -> Non
         (directory / "modules.softdep").write_bytes(softdep)
     for match in filter(None, map(_FILE.match, files.splitlines()[:MOST_FILES])):
         path = directory / "kernel" / f"{match[1]}.ko"
-        path.write_bytes(module_bytes(name=match[1], depends=match[2] or ""))
+        path.write_bytes(module_bytes({"name": match[1], "depends": match[2] or ""}))
 
 
 def _read_tree(directory: Path, host: Path) -> None:

@@ -16,7 +16,7 @@ def cluster(kubelet_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def stage(kubelets: Kubelets) -> Iterator[Stage]:
+def stage(kubelets: Kubelets) -> Iterator[Stage[Kubelets]]:
     """A stage whose Modules are taken away at the end; nothing was a lie, no promise broken."""
     with on_stage(kubelets) as stage:
         yield stage

@@ -12,7 +12,7 @@ LEAVES, JOINS = "node3", "node4"
 
 
 def test_a_drained_node_keeps_its_module_until_it_is_deleted_and_has_it_when_it_joins_again(
-    stage: Stage, kubelets: Kubelets
+    stage: Stage[Kubelets], kubelets: Kubelets
 ) -> None:
     cluster = kubelets.cluster
     outcome = stage.apply("slip", samples.push(cluster, "slip", ("slip",)), "slip")
@@ -36,7 +36,7 @@ def test_a_drained_node_keeps_its_module_until_it_is_deleted_and_has_it_when_it_
 
 
 def test_a_node_that_joins_later_gets_what_the_others_have(
-    stage: Stage, kubelets: Kubelets
+    stage: Stage[Kubelets], kubelets: Kubelets
 ) -> None:
     cluster = kubelets.cluster
     outcome = stage.apply("slip", samples.push(cluster, "slip", ("slip",)), "slip")

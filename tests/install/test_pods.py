@@ -21,7 +21,7 @@ SLIP = "slip"
 
 
 def test_control_plane_is_on_the_node_without_taint_and_daemons_have_enrolled_from_the_others(
-    stage: Stage, kubelets: Kubelets
+    stage: Stage[Kubelets], kubelets: Kubelets
 ) -> None:
     cluster = kubelets.cluster
     stage.until(
@@ -42,7 +42,7 @@ def test_control_plane_is_on_the_node_without_taint_and_daemons_have_enrolled_fr
     ids=["control-plane", "daemons"],
 )
 def test_a_rollout_replaces_every_pod_and_reloads_nothing(
-    stage: Stage, kubelets: Kubelets, kind: str, app: str
+    stage: Stage[Kubelets], kubelets: Kubelets, kind: str, app: str
 ) -> None:
     outcome, cluster = loaded(stage), kubelets.cluster
     before, loads = names_of(cluster, app), directories(stage)
@@ -59,7 +59,7 @@ def test_a_rollout_replaces_every_pod_and_reloads_nothing(
 
 
 def test_daemons_of_another_image_take_over_and_unload_nothing(
-    stage: Stage, kubelets: Kubelets, archives: Path
+    stage: Stage[Kubelets], kubelets: Kubelets, archives: Path
 ) -> None:
     outcome, cluster = loaded(stage), kubelets.cluster
     loads, digests = directories(stage), kmm.push_all(cluster.registry, archives)
@@ -80,7 +80,7 @@ def test_daemons_of_another_image_take_over_and_unload_nothing(
 
 
 def test_a_killed_daemon_is_started_again_in_its_pod_and_reloads_nothing(
-    stage: Stage, kubelets: Kubelets
+    stage: Stage[Kubelets], kubelets: Kubelets
 ) -> None:
     outcome, cluster, name = loaded(stage), kubelets.cluster, "node1"
     before, loads = session(cluster, name), directories(stage)
@@ -96,20 +96,20 @@ def test_a_killed_daemon_is_started_again_in_its_pod_and_reloads_nothing(
     assert directories(stage) == loads
 
 
-def loaded(stage: Stage) -> Outcome:
+def loaded(stage: Stage[Kubelets]) -> Outcome:
     """Have a Module loaded on all nodes."""
     outcome = stage.apply(SLIP, samples.push(stage.sandbox, SLIP, (SLIP,)), SLIP)
     outcome.wait_loaded()
     return outcome
 
 
-def directories(stage: Stage) -> dict[str, str]:
+def directories(stage: Stage[Kubelets]) -> dict[str, str]:
     """Return what is another after an unload and a load: the directory that the kernel has made."""
     argv = ("stat", "-c", "%i", f"/sys/module/{SLIP}")
     return {name: node.execute(*argv).check() for name, node in stage.sandbox.nodes.items()}
 
 
-def wait_for_sessions(stage: Stage, cluster: Cluster) -> None:
+def wait_for_sessions(stage: Stage[Kubelets], cluster: Cluster) -> None:
     """Wait until the daemons' Pods that run are those that have the sessions."""
 
     def of_running() -> bool:

@@ -25,7 +25,7 @@ UNINSTALLS = "kubectl delete --ignore-not-found -k ."
 
 @pytest.mark.parametrize("heading", ["Unload everything", KEEP])
 def test_removal_by_the_docs_leaves_nothing_but_what_it_says_and_kmm_comes_back(
-    stage: Stage, kubelets: Kubelets, archives: Path, heading: str
+    stage: Stage[Kubelets], kubelets: Kubelets, archives: Path, heading: str
 ) -> None:
     image = samples.push(stage.sandbox, NAME, (NAME,))
     stage.apply(NAME, image, NAME).wait_loaded()
@@ -64,13 +64,13 @@ def follow(kubelets: Kubelets, heading: str) -> None:
             kubectl(*arguments(command.replace("NAMESPACE", "default").replace("NAME", NAME)))
 
 
-def directories(stage: Stage) -> dict[str, str]:
+def directories(stage: Stage[Kubelets]) -> dict[str, str]:
     """Return the directory that each kernel has made for the module; empty where there is none."""
     argv = ("stat", "-c", "%i", f"/sys/module/{NAME}")
     return {name: node.execute(*argv).stdout for name, node in stage.sandbox.nodes.items()}
 
 
-def processes(stage: Stage) -> dict[str, str]:
+def processes(stage: Stage[Kubelets]) -> dict[str, str]:
     """Return the processes of daemons, by node."""
     found = {
         name: node.execute("pgrep", "-fa", f"/usr/local/bin/{DAEMON}").stdout

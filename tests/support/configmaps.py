@@ -39,7 +39,7 @@ class NotingClock(SystemClock):
 
 
 def decode(content: dict[str, Any]) -> str:
-    return content["data"]["value"]
+    return str(content["data"]["value"])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -83,6 +83,7 @@ class Mounts:
     """What the Pod of a node's daemon has mounted."""
 
     node: SimNode
+    plane: KmmCp
     directory: Path
     told: Told = field(default_factory=Told)
 
@@ -105,7 +106,7 @@ class Mounts:
     @property
     def enrolling(self) -> Enrolling:
         return Enrolling(
-            server=str(self.node.control_plane.settings["enrolment"]["listen"]),
+            server=str(self.plane.settings["enrolment"]["listen"]),
             server_name="localhost",
             token=self.token,
             files=self.files,

@@ -5,8 +5,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, overload
+
+from typing_extensions import TypeVar
 
 from kmm_common.api.names import ready_label
 from kmm_common.backoff import Backoff
@@ -26,6 +29,9 @@ from support.simnode import SimNode, collect_facts
 from support.verdict import TALLY
 
 T = TypeVar("T")
+Plane = TypeVar("Plane", bound=KmmCp | Replicas, default=KmmCp, covariant=True)
+"""What a fleet is served by: a plain Fleet by one kmm-cp."""
+Served = TypeVar("Served", bound=KmmCp | Replicas)
 
 DEADLINE = 60.0
 KMM = "/apis/kmm.sigs.x-k8s.io/v1beta1"
@@ -35,13 +41,29 @@ WRITES = {"create", "update", "patch", "delete"}
 COUNTED = {"modules", "nodemodulesstates", "nodes", "events"}
 
 
+@overload
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], *, what: str = "", seconds: float = DEADLINE
+) -> T: ...
+
+
+@overload
 async def eventually(
     look: Callable[[], Awaitable[T]],
-    holds: Callable[[T], Any] = bool,
+    holds: Callable[[T], Any],
     *,
     what: str = "",
     seconds: float = DEADLINE,
-) -> T:
+) -> T: ...
+
+
+async def eventually(
+    look: Callable[[], Awaitable[Any]],
+    holds: Callable[[Any], Any] = bool,
+    *,
+    what: str = "",
+    seconds: float = DEADLINE,
+) -> Any:
     """Look until it holds; AssertionError with the last sight after the deadline."""
     clock = SystemClock()
     end = clock.monotonic() + seconds
@@ -66,12 +88,12 @@ class Write:
 
 
 @dataclass(slots=True, kw_only=True)
-class Fleet:
+class Fleet(Generic[Plane]):
     """Everything a test makes has the fleet's name in its own, so that tests share a cluster."""
 
     name: str
     """Also the namespace of its Modules and the value of the label `fleet` of its nodes."""
-    control_plane: KmmCp | Replicas
+    control_plane: Plane
     registry: BadRegistry
     directory: Path
     nodes: dict[str, SimNode] = field(default_factory=dict)
@@ -248,7 +270,7 @@ class Fleet:
         """Wait until a Module is in the kernel, said to be Loaded, and labelled."""
         for node in nodes or self.nodes.values():
             await eventually(
-                lambda node=node: self.reports(node),
+                partial(self.reports, node),
                 lambda reports: reports.get(name, {}).get("state") == "Loaded",
                 what=f"{name} Loaded on {node.name}",
             )
@@ -268,7 +290,7 @@ class Fleet:
         for node in nodes or self.nodes.values():
             await self.labelled(node, name=name, present=False)
             await eventually(
-                lambda node=node: self.reports(node),
+                partial(self.reports, node),
                 lambda reports: name not in reports,
                 what=f"{name} not reported by {node.name}",
             )
@@ -278,7 +300,7 @@ class Fleet:
         """Wait until daemons are done with what their NodeModulesStates say now."""
         for node in nodes or self.nodes.values():
             await eventually(
-                lambda node=node: self.state(node),
+                partial(self.state, node),
                 lambda state: (
                     state is not None
                     and state["status"]["observedGeneration"] == state["metadata"]["generation"]
@@ -393,12 +415,12 @@ def _write(line: Mapping[str, Any]) -> Write:
 
 @asynccontextmanager
 async def running_fleet(
-    control_plane: KmmCp | Replicas,
+    control_plane: Served,
     name: str,
     directory: Path,
     *,
     node_type: type[SimNode] = SimNode,
-) -> AsyncIterator[Fleet]:
+) -> AsyncIterator[Fleet[Served]]:
     """Give a test its own nodes and Modules; at the end the history must be without violation."""
     collect_facts()
     if not control_plane.alive:
@@ -426,7 +448,7 @@ async def running_fleet(
         assert not found, "\n".join(map(str, found))
 
 
-def _clear(fleet: Fleet) -> None:
+def _clear(fleet: Fleet[KmmCp | Replicas]) -> None:
     """Remove what a test left; a deletion does not wait for Nodes that are gone."""
     modules = f"{KMM}/namespaces/{fleet.name}/modules"
     for node in fleet.nodes.values():

@@ -1,5 +1,6 @@
 """Files of kernel modules, as tests ask for them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kmm_sandbox.simulated.modulefile import module_file
@@ -8,7 +9,7 @@ VERMAGIC = "6.1.176 mod_unload "
 
 
 def module_bytes(
-    *, wide: bool = True, little: bool = True, build_id: str = "", **fields: str
+    fields: Mapping[str, str], *, wide: bool = True, little: bool = True, build_id: str = ""
 ) -> bytes:
     """Return an ELF file whose .modinfo has the given fields; a build-id in hex goes to a note."""
     return module_file(fields.items(), wide=wide, little=little, build_id=build_id)
@@ -22,5 +23,5 @@ def write_module(
     if srcversion:
         fields["srcversion"] = srcversion
     path = directory / f"{name}.ko"
-    path.write_bytes(module_bytes(build_id=build_id, **fields))
+    path.write_bytes(module_bytes(fields, build_id=build_id))
     return path

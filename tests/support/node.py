@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kmm_common.backoff import Backoff
 from kmm_common.desired import (
@@ -15,7 +16,7 @@ from kmm_common.desired import (
     content_hash,
 )
 from kmm_daemon.agent import Agent, Pace
-from kmm_daemon.journal import Memory, UnusableJournalError, decode, encode
+from kmm_daemon.journal import Journal, Memory, UnusableJournalError, decode, encode
 from kmm_daemon.metrics import Metrics
 from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, UpdateKind
 from support.simkernel import KERNEL, SimKernel
@@ -25,15 +26,20 @@ UID = "nms-1"
 PACE = Pace(retry=Backoff(10.0, 600.0, rng=random.Random(1)))  # noqa: S311 jitter, no secret
 
 
-def desired(name: str = "m", *, digest: str = "sha256:aaaaaaaa", **fields: object) -> DesiredModule:
+def desired(name: str = "m", *, digest: str = "sha256:aaaaaaaa", **fields: Any) -> DesiredModule:
     """Return an entry whose kernel module is named as the Module; keywords of Modprobe too."""
     probe = {key: fields.pop(key) for key in Modprobe.__slots__ if key in fields}
-    modprobe = Modprobe(**({"module_name": name} | probe))
-    base = {"namespace": "ns", "uid": f"uid-{name}", "kernel_version": KERNEL, "image": f"{name}:1"}
     entry = DesiredModule(
-        **(base | {"name": name, "image_digest": digest} | fields), modprobe=modprobe
+        namespace="ns",
+        name=name,
+        uid=f"uid-{name}",
+        kernel_version=KERNEL,
+        image=f"{name}:1",
+        image_digest=digest,
+        modprobe=replace(Modprobe(module_name=name), **probe),
     )
-    return replace(entry, config_hash=config_hash(entry))
+    changed = replace(entry, **fields)
+    return replace(changed, config_hash=config_hash(changed))
 
 
 def ref(name: str = "m") -> ModuleRef:
@@ -53,7 +59,7 @@ def snapshot(
     )
 
 
-class MemoryJournal:
+class MemoryJournal(Journal):
     """The journal's bytes without a disk; `full` makes every write fail as a full one does."""
 
     def __init__(self, boot_id: str, content: bytes = b"") -> None:

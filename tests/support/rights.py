@@ -143,7 +143,7 @@ def _call(event: Mapping[str, Any]) -> Call:
 def _is_start(event: Mapping[str, Any]) -> bool:
     """Tell whether an API server sees to the roles that are its own, as it does when it starts."""
     own = event["user"].get("username") == "system:apiserver"
-    return own and event["objectRef"]["resource"] == "clusterroles"
+    return bool(own and event["objectRef"]["resource"] == "clusterroles")
 
 
 def _is_near(at: datetime, starts: Iterable[datetime]) -> bool:

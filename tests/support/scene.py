@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _numbers = count(1)
 class Scene:
     """A fleet of two replicas; each has a way of its own to the API server."""
 
-    fleet: Fleet
+    fleet: Fleet[Replicas]
     replicas: Replicas
     ways: dict[str, FaultProxy] = field(default_factory=dict)
     value: int = 0
@@ -56,7 +57,7 @@ class Scene:
         """Wait until the last change is in the kernels."""
         for node in nodes or self.fleet.nodes.values():
             await eventually(
-                lambda node=node: asyncio.sleep(0, node.kernel.parameters.get("m")),
+                partial(_parameters, node),
                 lambda found: found == (f"speed={self.value}",),
                 what=f"change {self.value} on {node.name}",
                 seconds=seconds,
@@ -73,6 +74,11 @@ class Scene:
             what=f"all at {replica.name}",
             seconds=PATIENT,
         )
+
+
+async def _parameters(node: SimNode) -> tuple[str, ...] | None:
+    """Return the parameters that Module m has in a kernel; None if it is not there."""
+    return node.kernel.parameters.get("m")
 
 
 @asynccontextmanager

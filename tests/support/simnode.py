@@ -164,7 +164,8 @@ class SimNode:
 
     async def start(self, certificate: TlsFiles | None = None) -> None:
         """Start the daemon."""
-        files = certificate or await asyncio.to_thread(self.certificate)
+        if certificate is None:
+            certificate = await asyncio.to_thread(self.certificate)
         boot = self.directory / self.kernel.boot_id
         boot.mkdir(parents=True, exist_ok=True)
         metrics, clock = Metrics(version="test"), SystemClock()
@@ -179,7 +180,7 @@ class SimNode:
         )
         self.link = LinkClient(
             f"127.0.0.1:{self.control_plane.port}",
-            files=files,
+            files=certificate,
             holder=self.agent,
             told=metrics,
             clock=clock,

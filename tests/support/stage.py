@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import yaml
+from typing_extensions import TypeVar
 
 from kmm_common.api import names
 from kmm_daemon.values import kernel_name
@@ -22,9 +23,12 @@ from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.sandbox import REGISTRY_PORT, Sandbox
 from support import history
-from support.kubelets import Kubelets, PodNode
+from support.kubelets import Kubelets
+from support.staged import Staged, StagedNode
 from support.verdict import TALLY
 
+S = TypeVar("S", bound=Staged, default=Sandbox, covariant=True)
+Cluster = TypeVar("Cluster", bound=Staged)
 SECONDS = 90.0
 NODES = "/api/v1/nodes"
 STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
@@ -34,10 +38,13 @@ STORE = "/var/lib/kmm/images"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """The sandbox, or another cluster, with the few questions that these tests ask."""
+class Stage(Generic[S]):
+    """A cluster, with the few questions that these tests ask.
 
-    sandbox: Sandbox | Kubelets
+    A plain Stage is on the sandbox. Tests for every kind of nodes take a Stage[Staged].
+    """
+
+    sandbox: S
 
     def apply(
         self, name: str, image: str, module: str, *, parameters: list[str] | None = None
@@ -67,7 +74,7 @@ class Stage:
         self.sandbox.kubectl.apply(yaml.safe_dump(manifest))
         return Outcome(self.sandbox, name, kernel_name(modprobe.get("moduleName", "")))
 
-    def asked(self, node: Node | PodNode, path: str) -> tuple[int, str]:
+    def asked(self, node: StagedNode, path: str) -> tuple[int, str]:
         """Return what the daemon answers on its node: HTTP status and text."""
         program = (
             "import sys, urllib.request as r;"
@@ -112,7 +119,7 @@ class Stage:
         self.until(lambda: self.errors(name) == {reason}, f"all nodes say {reason} of {name}")
         return str(self.report(next(iter(self.sandbox.nodes)), name)["error"]["message"])
 
-    def stop_daemon(self, node: str) -> int:
+    def stop_daemon(self: "Stage", node: str) -> int:
         """Have a node's daemon told to end; return how it ended: -9 if it had to be killed."""
         machine = self.sandbox.nodes[node]
         machine.stop_daemon()
@@ -209,7 +216,7 @@ class Stage:
 
 
 @contextmanager
-def on_stage(sandbox: Sandbox | Kubelets) -> Iterator[Stage]:
+def on_stage(sandbox: Cluster) -> Iterator[Stage[Cluster]]:
     """Take all Modules away at the end, and assert that nothing was a lie, no promise broken."""
     stage = Stage(sandbox)
     yield stage
@@ -273,7 +280,7 @@ def modprobes(node: Node) -> list[str]:
     return re.findall(r"/proc/(\d+)/", found)
 
 
-def insert(node: Node | PodNode, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:
+def insert(node: StagedNode, *modules: bytes, instead_of: str = "", suffix: str = "") -> None:
     """Load modules' files on a node, one after the other, as somebody else would.
 
     `instead_of` is a module that goes first; the daemon may be quick enough to load it again.
@@ -287,7 +294,7 @@ def insert(node: Node | PodNode, *modules: bytes, instead_of: str = "", suffix: 
         node.execute("sh", "-c", command).check()
 
 
-def build_in_kernel(node: Node, module: str) -> str:
+def build_in_kernel(node: StagedNode, module: str) -> str:
     """Return a loaded module's srcversion, or its note with the build-id, as the kernel has it."""
     directory = f"/sys/module/{module}"
     srcversion = node.execute("cat", f"{directory}/srcversion").stdout.strip()

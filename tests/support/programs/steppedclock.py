@@ -10,7 +10,7 @@ from kmm_cp import cli
 OFFSET = Path(sys.argv.pop(1))
 
 
-def now(_: SystemClock) -> datetime:
+def now(self: SystemClock) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=float(OFFSET.read_text()))
 
 

@@ -22,5 +22,5 @@ class OwnRecord:
         return record
 
 
-standalone.LeaseRecords = OwnRecord  # type: ignore[assignment, misc]
+standalone.LeaseRecords = OwnRecord  # type: ignore[attr-defined, assignment]
 sys.exit(cli.main())

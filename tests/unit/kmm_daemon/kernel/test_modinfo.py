@@ -14,20 +14,21 @@ from support.modulefile import module_bytes
 
 MODULES = Path(__file__).parents[3] / "e2e/modules/prebuilt/6.1.176"
 FACTS = json.loads((MODULES / "modules.json").read_text())
+BUILD_ID = "c2915b08"
 INFO = ModuleInfo(
     name="a_b",
     srcversion="44F7",
-    build_id="c2915b08",
+    build_id=BUILD_ID,
     vermagic="6.1.176 mod_unload",
     depends=("c_d", "e"),
 )
 FIELDS = {
-    "build_id": "c2915b08",
     "name": "a_b",
     "srcversion": "44F7",
     "vermagic": "6.1.176 mod_unload ",
     "depends": "c-d,e",
 }
+FILE = module_bytes(FIELDS, build_id=BUILD_ID)
 
 
 @pytest.mark.parametrize("name", sorted(FACTS))
@@ -42,7 +43,7 @@ def test_real_module_says_what_modinfo_and_readelf_print_of_it(name):
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("little", [True, False])
 def test_every_class_and_byte_order_is_read(wide, little):
-    assert modinfo.parse(module_bytes(wide=wide, little=little, **FIELDS)) == INFO
+    assert modinfo.parse(module_bytes(FIELDS, wide=wide, little=little, build_id=BUILD_ID)) == INFO
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_every_class_and_byte_order_is_read(wide, little):
 )
 def test_compressed_modules_are_read(tmp_path: Path, pack):
     path = tmp_path / "a.ko"
-    path.write_bytes(pack(module_bytes(**FIELDS)))
+    path.write_bytes(pack(FILE))
     assert modinfo.read(path) == INFO
 
 
@@ -60,7 +61,7 @@ def test_compressed_modules_are_read(tmp_path: Path, pack):
 )
 def test_build_is_the_srcversion_or_else_the_build_id(srcversion, build_id, expected):
     fields = {"srcversion": srcversion} if srcversion else {}
-    info = modinfo.parse(module_bytes(name="m", build_id=build_id, **fields))
+    info = modinfo.parse(module_bytes({"name": "m", **fields}, build_id=build_id))
     assert info.build == expected
 
 
@@ -69,7 +70,7 @@ def test_build_is_the_srcversion_or_else_the_build_id(srcversion, build_id, expe
 )
 def test_truncated_archive_is_refused(tmp_path: Path, pack):
     path = tmp_path / "a.ko.x"
-    path.write_bytes(pack(module_bytes(**FIELDS))[:-8])
+    path.write_bytes(pack(FILE)[:-8])
     with pytest.raises(InvalidModuleFileError):
         modinfo.read(path)
 
@@ -80,8 +81,8 @@ def test_truncated_archive_is_refused(tmp_path: Path, pack):
         (b"", "is empty"),
         (b"#!/bin/sh\n", "is not an ELF file"),
         (b"\x7fELF", "is truncated"),
-        (module_bytes(**FIELDS)[:-10], "is truncated"),
-        (module_bytes(**FIELDS).replace(b".modinfo", b".modinf0"), "has no .modinfo"),
+        (FILE[:-10], "is truncated"),
+        (FILE.replace(b".modinfo", b".modinf0"), "has no .modinfo"),
     ],
 )
 def test_file_that_is_no_module_is_refused_with_the_reason(tmp_path: Path, content, message):
@@ -101,7 +102,7 @@ def test_module_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch)
 
 @given(st.data())
 def test_damage_is_never_more_than_a_refusal(data):
-    content = bytearray(module_bytes(**FIELDS))
+    content = bytearray(FILE)
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(content)))
