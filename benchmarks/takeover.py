@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import NAMESPACE
+from kmm_sandbox.manager import CRDS, RBAC
 from kmm_sandbox.manifests import Kubectl
-from kmm_sandbox.pki import Authority
+from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
-from kmm_sandbox.sandbox import CONTROL_PLANE, CRDS, RBAC
 
 ROUNDS = 5
 READY_SECONDS = 60.0
@@ -34,6 +34,10 @@ FIRST_PORT = 28443
 NODE, KERNEL = "bench", "6.1.0-bench"
 STATE = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}/{NODE}"
 MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
+IDENTITY = Identity(
+    common_name=programs.SERVER_NAME, hosts=(programs.SERVER_NAME, "127.0.0.1"), server=True
+)
+"""What the replicas' certificate names."""
 _IMPORTS = [sys.executable, "-c", "import kmm_cp.cli"]
 
 
@@ -195,7 +199,7 @@ def _replicas() -> Iterator[tuple[KubeApi, list[Replica]]]:
         kubectl.apply(RBAC.read_text())
         tls = directory / "tls"
         authority = Authority("kmm bench")
-        authority.issue(CONTROL_PLANE).write(tls, "kmm-cp")
+        authority.issue(IDENTITY).write(tls, "kmm-cp")
         (tls / "ca.crt").write_bytes(authority.credential.cert_pem)
         replicas = [
             Replica(name=name, number=number, plane=plane, directory=directory, tls=tls)
@@ -204,10 +208,16 @@ def _replicas() -> Iterator[tuple[KubeApi, list[Replica]]]:
         for each in replicas:
             each.start()
             assert each.process is not None
-        stack.callback(lambda: [each.process.kill() for each in replicas if each.process])
+        stack.callback(_kill, replicas)
         for each in replicas:
             wait_until(each.is_ready, seconds=READY_SECONDS, what=f"replica {each.name}")
         yield api, replicas
+
+
+def _kill(replicas: Iterable[Replica]) -> None:
+    for each in replicas:
+        if each.process:
+            each.process.kill()
 
 
 def _make_objects(api: KubeApi) -> None:
