@@ -64,8 +64,8 @@ check: $(READY) ## Format, lint, types, import contracts, generated files
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m kmm_common.api.crd --check
 	$(BIN)/python -m kmm_common.wire.generate --check
-	$(BIN)/python docs/generate.py --check
-	$(BIN)/python charts/generate.py --check
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m charts.generate --check
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
@@ -74,8 +74,8 @@ format: $(READY) ## Format the code and mend what the linter can
 generate: $(READY) ## Write crds/, the wire messages, the chart and pages of docs/ anew
 	$(BIN)/python -m kmm_common.api.crd
 	$(BIN)/python -m kmm_common.wire.generate
-	$(BIN)/python docs/generate.py
-	$(BIN)/python charts/generate.py
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m charts.generate
 
 bench: $(READY) ## Run the benchmarks (ONLY=name for one)
 	@PYTHONPATH=tests exec $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -11,12 +11,11 @@ from typing import Any
 
 import yaml
 
-import places
-import values
+from charts import places, values
+from charts.places import BUILTIN, CERT_MANAGER, KINDS, NAMES, PLACES, SETTINGS
+from charts.template import Block, Entry, Extra, Mapping, Writer, escaped, merged, tree, when
 from kmm_sandbox.binaries import find_kubectl
 from kmm_sandbox.processes import run
-from places import BUILTIN, CERT_MANAGER, KINDS, NAMES, PLACES, SETTINGS
-from template import Block, Entry, Extra, Mapping, Writer, escaped, merged, tree, when
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MANIFESTS = REPOSITORY / "manifests"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from template import Block, Entry, Inline, Mapping, With
+from charts.template import Block, Entry, Inline, Mapping, With
 
 CERT_MANAGER = 'eq .Values.certificates.mode "certManager"'
 BUILTIN = 'eq .Values.certificates.mode "builtin"'

@@ -7,12 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
 
-import bounds
-import fields
-import rbac
-
 import kmm_cp.settings
 import kmm_daemon.settings
+from docs import bounds, fields, rbac
 from kmm_common.settings import Strict, is_reloadable
 
 PAGE = Path(__file__).parent / "reference/settings.md"

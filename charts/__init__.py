@@ -1,0 +1,1 @@
+"""Writes the Helm chart from the manifests: `make generate`."""
