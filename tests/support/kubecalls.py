@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kmm_common.errors import KmmError
-from kmm_cp.kube.events import Regarding
+from kmm_cp.kube.client import KubeClient
+from kmm_cp.kube.events import EventRecorder, Regarding
 from kmm_cp.kube.resources import Resource
 
 Object = dict[str, Any]
@@ -27,7 +28,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class KubeCalls:
+class KubeCalls(KubeClient):
     """Answers every write with what was written, as version 1000 and up, or with an error."""
 
     calls: list[Call] = field(default_factory=list)
@@ -112,8 +113,8 @@ class Told:
 
 
 @dataclass(slots=True)
-class EventCalls:
-    """Takes the place of an EventRecorder."""
+class EventCalls(EventRecorder):
+    """Keeps what is told."""
 
     told: list[Told] = field(default_factory=list)
 

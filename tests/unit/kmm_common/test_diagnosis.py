@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sized
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ async def test_profile_says_where_each_thread_was_seen(
     assert not any(each["stack"].startswith("profile;") for each in told(caplog, "profiled"))
 
 
+def are(number: int, seen: Sized) -> bool:
+    return len(seen) == number
+
+
 async def test_second_signal_ends_a_profile_and_a_third_begins_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -119,7 +124,7 @@ async def test_second_signal_ends_a_profile_and_a_third_begins_another(
             os.kill(os.getpid(), signal.SIGUSR2)
             ended = await eventually(
                 lambda: asyncio.sleep(0, told(caplog, "profile ended")),
-                lambda seen, number=number: len(seen) == number,
+                partial(are, number),
             )
     assert len(told(caplog, "profile begun")) == 2
     assert all(each["samples"] < PROFILE_SECONDS / PERIOD_SECONDS for each in ended)

@@ -90,7 +90,7 @@ def test_module_that_vanished_is_told() -> None:
 
 def settings(directory: Path) -> Settings:
     tls = {"cert": "/c", "key": "/k", "ca": "/a"}
-    return Settings(server="cp:8443", tls=tls, run_dir=directory)  # type: ignore[arg-type]
+    return Settings(server="cp:8443", tls=tls, run_dir=directory)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ async def test_work_under_one_key_runs_once_and_again_when_it_is_over():
     both = asyncio.gather(flights.join("a", work), flights.join("a", work))
     await turns()
     work.end.set()
-    assert await both == [1, 1]
+    assert list(await both) == [1, 1]
     assert await flights.join("a", work) == 2
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from kmm_common.backoff import Backoff
 from kmm_common.errors import KmmError
+from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.errors import ForbiddenError, GoneError, TooManyRequestsError, UnavailableError
 from kmm_cp.kube.informer import Change, Informer, Pace
 from kmm_cp.kube.resources import MODULES
@@ -38,7 +39,7 @@ def decode(content: Object) -> int:
 
 
 @dataclass(slots=True)
-class Script:
+class Script(KubeClient):
     """An API server that says what a test has written down, then nothing.
 
     A list is a series of pages, a watch a series of events; both may end in an error.
@@ -61,7 +62,7 @@ class Script:
     """Watches that are open."""
 
     async def pages(
-        self, resource: Any, *, limit: int, name: str = "", **where: Any
+        self, resource: Any, *, limit: int = 0, name: str = "", **where: Any
     ) -> AsyncGenerator[Object, None]:
         answers = self._look(name) if limit == 1 else self.lists.pop(0)
         for number, each in enumerate(answers):
@@ -170,7 +171,8 @@ async def test_failed_lists_are_repeated_with_bounded_pauses(
     error: KmmError, pauses: list[float]
 ) -> None:
     world = World()
-    world.server.lists = [[error] for _ in pauses] + [[page(10)]]
+    failures: list[list[Object | KmmError]] = [[error] for _ in pauses]
+    world.server.lists = [*failures, [page(10)]]
     async with world.running():
         for number, pause in enumerate(pauses):
             assert len(world.server.lists) == len(pauses) - number

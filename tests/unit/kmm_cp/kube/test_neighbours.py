@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kmm_common.errors import KmmError
+from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.errors import UnavailableError
 from kmm_cp.kube.neighbours import LOOK_SECONDS, WATCH_SECONDS, NeighbourError, Neighbours
 from kmm_cp.kube.resources import Resource
@@ -18,7 +19,7 @@ AWAY = UnavailableError("away", reason="Unavailable")
 
 
 @dataclass
-class World:
+class World(KubeClient):
     """An API server with the Lease of somebody who renews it while alive."""
 
     clock: VirtualClock = field(default_factory=VirtualClock)
@@ -43,9 +44,9 @@ class World:
             raise self.errors.pop(0)
         if self.alive:
             self._renewed = self.clock.now().isoformat()
-        spec = {"holderIdentity": "kmm-0123456789-abcde_u", "renewTime": self._renewed}
+        holder = {"holderIdentity": "kmm-0123456789-abcde_u", "renewTime": self._renewed}
         metadata = {"namespace": "theirs", "name": name}
-        spec |= {"leaseDurationSeconds": 15}
+        spec = {**holder, "leaseDurationSeconds": 15}
         return [{"metadata": metadata, "spec": spec}] if self.held else []
 
 

@@ -29,6 +29,7 @@ PLUGIN = {"container": {"image": "r.example/p:1"}}
 )
 def test_each_field_is_named(kmod, fields):
     condition = not_acted_on(kmod)
+    assert condition is not None
     assert condition.status
     assert condition.reason == "FeatureNotAvailable"
     assert condition.message.endswith(f": {', '.join(fields)}")

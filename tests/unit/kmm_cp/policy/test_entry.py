@@ -6,12 +6,18 @@ from kmm_common.api.names import PULL_SECRET_ANNOTATION, RETRY_ANNOTATION
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs, RegistryTLS, config_hash
 from kmm_common.errors import TerminalError
 from kmm_cp.policy.entry import Entries, entry_for, with_digest
-from kmm_cp.policy.mapping import mapping_for
+from kmm_cp.policy.mapping import Match, mapping_for
 from support.policy import DIGEST, KERNEL, OTHER_DIGEST, module
 
 
+def matched(kmod, kernel=KERNEL) -> Match:
+    found = mapping_for(kmod, kernel)
+    assert found is not None
+    return found
+
+
 def made(kmod, kernel=KERNEL):
-    return entry_for(kmod, mapping_for(kmod, kernel), kernel)
+    return entry_for(kmod, matched(kmod, kernel), kernel)
 
 
 def imaged(image):
@@ -123,14 +129,14 @@ def test_the_digest_completes_the_entry_with_its_hash():
 
 def test_entries_are_made_once_for_each_kernel():
     kmod = module()
-    entries, match = Entries(kmod), mapping_for(kmod, KERNEL)
+    entries, match = Entries(kmod), matched(kmod)
     assert entries.at(match, KERNEL) is entries.at(match, KERNEL)
     assert entries.at(match, "6.1.1") != entries.at(match, KERNEL)
 
 
 def test_entries_give_the_error_of_a_kernel_as_a_value():
     kmod = imaged("${")
-    error = Entries(kmod).at(mapping_for(kmod, KERNEL), KERNEL)
+    error = Entries(kmod).at(matched(kmod), KERNEL)
     assert isinstance(error, TerminalError)
 
 

@@ -10,6 +10,7 @@ from support.policy import KERNEL, module
 
 def merge(container, mapping):
     match = mapping_for(module(container=container, mappings=[{"regexp": ".*", **mapping}]), KERNEL)
+    assert match is not None
     return merged(match)
 
 

@@ -204,6 +204,7 @@ def test_what_is_planned_and_loaded_is_ready():
     )
     on = node(labels={"kmm.node.kubernetes.io/version-module.default.simple": "2"})
     plan = plan_node(on, [kmod], None, pinned, NOW)
+    assert plan.modules
     nms = state(*plan.modules, reports=tuple(map(loaded, plan.modules)))
     assert conditions(status(kmod, nodes=[on], states=[nms]))["Ready"]["status"] == "True"
 

@@ -1,6 +1,7 @@
 """What became of a Module on one node."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -204,7 +205,7 @@ UNMAPPED = {"mappings": [{"literal": "5.4.0"}]}
     ],
 )
 def test_a_pause_is_told_where_it_holds_something_back(wish, nms, ready, held, kind):
-    annotated = {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}}
+    annotated: dict[str, Any] = {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}}
     on = node(ready=ready)
     assert outcome(nms, kmod=module(**wish), on=on).kind is kind
     paused = outcome(nms, kmod=module(**wish, **annotated), on=on)

@@ -50,6 +50,7 @@ def test_another_value_is_said_with_the_remedy_and_not_taken(value):
         (node_pause(node(paused=value)), node_paused(node(paused=value))),
     ):
         assert not pause.on
+        assert condition is not None
         assert (condition.status, condition.reason) == (False, "InvalidAnnotation")
         assert f"annotation {PAUSED_ANNOTATION} is " in condition.message
         assert "write true" in condition.message
@@ -175,16 +176,22 @@ def said(*conditions):
     return replace(nms, status=replace(nms.status, conditions=conditions))
 
 
+def to_write(*args):
+    conditions = conditions_to_write(*args)
+    assert conditions is not None
+    return conditions
+
+
 def test_a_paused_node_says_so_on_its_state_and_since_when():
     on = node(paused="true")
-    (written, others) = conditions_to_write(on, said(OTHERS), NOW)
+    (written, others) = to_write(on, said(OTHERS), NOW)
     assert others == OTHERS
     assert (written["type"], written["status"], written["reason"]) == ("Paused", "True", "Paused")
     assert written["lastTransitionTime"] == rfc3339(NOW)
     later = NOW + timedelta(hours=1)
     assert conditions_to_write(on, said(OTHERS, written), later) is None
     assert conditions_to_write(node(), said(OTHERS, written), later) == [OTHERS]
-    (told, _) = conditions_to_write(node(paused="on"), said(OTHERS, written), later)
+    (told, _) = to_write(node(paused="on"), said(OTHERS, written), later)
     assert (told["status"], told["lastTransitionTime"]) == ("False", rfc3339(later))
 
 

@@ -11,6 +11,7 @@ from kmm_common.api.module import Module
 from kmm_common.api.names import ready_label
 from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
 from kmm_common.desired import ModuleRef
+from kmm_common.errors import KmmError
 from kmm_common.logs import Fact, fields_of
 from kmm_cp.kube.errors import AlreadyExistsError, ConflictError
 from kmm_cp.policy.digests import Digests
@@ -166,7 +167,7 @@ async def test_state_of_a_paused_node_gets_a_new_owner_and_no_other_spec() -> No
     ],
 )
 async def test_write_that_comes_too_late_is_left_to_the_next_try(
-    world: Callable[[], World], error: Exception
+    world: Callable[[], World], error: KmmError
 ) -> None:
     late = world()
     late.client.errors.append(error)

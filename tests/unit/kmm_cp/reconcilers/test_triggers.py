@@ -11,7 +11,7 @@ from kmm_cp.kube.informer import Change
 from kmm_cp.policy.digests import ImageKey
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.reconcilers.triggers import STATUS_SECONDS, Triggers, selects
-from kmm_cp.runtime.queue import Priority
+from kmm_cp.runtime.queue import Priority, Queue
 from support.policy import KERNEL, entry, loaded, module, node, state
 
 KEY = "default/simple"
@@ -22,7 +22,7 @@ WANTED = entry()
 
 
 @dataclass
-class Keys:
+class Keys(Queue[str]):
     """A queue that notes what it is given."""
 
     now: dict[str, Priority] = field(default_factory=dict)
@@ -41,9 +41,10 @@ class World:
     def __init__(self, *modules: Module, states: tuple[NodeState, ...] = ()) -> None:
         queues = ("node", "label", "connection", "pause", "module", "retry", "status", "namespace")
         self.queues = {name: Keys() for name in queues}
+        self.nodes = {"a": node("a", labels=GPU), "b": node("b")}
         self.triggers = Triggers(
             modules={str(each.ref): each for each in modules},
-            nodes={"a": node("a", labels=GPU), "b": node("b")},
+            nodes=self.nodes,
             states={each.name: each for each in states},
             **{f"{name}_queue": keys for name, keys in self.queues.items()},
         )
@@ -200,7 +201,7 @@ def test_list_of_served_nodes_sets_off_those_that_came_or_went() -> None:
 
 def test_image_plans_the_nodes_of_its_kernel() -> None:
     world = World(module(), module("other"))
-    world.triggers.nodes["b"] = node("b", kernel_version="another")
+    world.nodes["b"] = node("b", kernel_version="another")
     given = {"module_uid": "uid-simple", "kernel_version": KERNEL}
     blank = dict.fromkeys(set(ImageKey.__slots__) - given.keys(), "")
     world.triggers.image_changed(ImageKey(**blank, **given))

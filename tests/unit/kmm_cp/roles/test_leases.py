@@ -1,6 +1,6 @@
 """The election's record, and signs of life, as Leases."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ THEIRS = {
 class Leases(KubeCalls):
     """Pages, too."""
 
-    async def pages(self, resource: Resource, **where: str) -> AsyncIterator[dict[str, Any]]:
+    async def pages(self, resource: Resource, **where: Any) -> AsyncGenerator[dict[str, Any], None]:
         assert where["label_selector"].endswith("lease=replica")
         yield {"items": list(self.objects.values())}
 

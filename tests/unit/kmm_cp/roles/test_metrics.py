@@ -17,12 +17,15 @@ async def nothing(_: str) -> Result:
 
 
 async def test_modules_sessions_and_queues_are_read_at_the_moment_of_the_scrape() -> None:
-    metrics, modules, nodes = Metrics(version="1.2.3"), {}, set()
+    metrics = Metrics(version="1.2.3")
+    modules: dict[str, None] = {}
+    nodes: set[str] = set()
     controller = Controller("node", nothing, clock=VirtualClock(), observer=metrics)
     metrics.watch_modules(modules)
     metrics.watch_sessions(lambda: nodes)
     metrics.watch_controller(controller)
-    modules["default/m"] = nodes.add("a")
+    modules["default/m"] = None
+    nodes.add("a")
     controller.queue.add("a")
     controller.queue.add("b")
     seen = set(samples(metrics))

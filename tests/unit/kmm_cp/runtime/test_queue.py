@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -350,11 +351,11 @@ steps = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(steps, max_size=40))
-def test_queue_does_what_a_simple_model_of_it_does(history: list[tuple]) -> None:
+def test_queue_does_what_a_simple_model_of_it_does(history: list[tuple[Any, ...]]) -> None:
     asyncio.run(follow(history))
 
 
-async def follow(history: list[tuple]) -> None:
+async def follow(history: list[tuple[Any, ...]]) -> None:
     clock = VirtualClock()
     queue: Queue[str] = Queue(clock, EXACT)
     model = Model()

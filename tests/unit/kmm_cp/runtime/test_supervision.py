@@ -52,7 +52,7 @@ async def test_service_that_ran_for_long_is_run_again_soon() -> None:
         await clock.sleep(STEADY_SECONDS + 1)
         raise ZeroDivisionError
 
-    service.acts = [crash] * 8 + [crash_late]
+    service.acts = [*[crash] * 8, crash_late]
     async with running(service, clock):
         await clock.advance(120)
         assert service.runs == 9

@@ -37,7 +37,7 @@ def test_each_module_is_encoded_and_each_state_hashed_once(monkeypatch: pytest.M
         hashed.append(1)
         return b""
 
-    monkeypatch.setattr(serving_fragments.fragments, "upsert", upsert)
+    monkeypatch.setattr(fragments, "upsert", upsert)
     monkeypatch.setattr(serving_fragments, "content_hash", hashing)
     cache = Fragments(capacity=2)
     push = Push(kind=Kind.SNAPSHOT, upserts=(ONE, TWO))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from kmm_common.errors import KmmError
 from kmm_cp.kube.errors import ConflictError, NotFoundError, UnavailableError
 from kmm_cp.policy.values import Node
 from kmm_cp.runtime.controller import DONE
@@ -44,7 +45,7 @@ async def test_node_that_is_gone_is_nobodys_event() -> None:
     "error",
     [NotFoundError("gone", reason="NotFound"), ConflictError("another", reason="Conflict")],
 )
-async def test_object_that_somebody_replaced_already_is_left_alone(error: Exception) -> None:
+async def test_object_that_somebody_replaced_already_is_left_alone(error: KmmError) -> None:
     reconciler, client, events = world({"node-1": node()})
     client.errors.append(error)
     assert await reconciler.reconcile("node-1") == DONE

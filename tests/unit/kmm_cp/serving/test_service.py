@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 from grpclib.const import Cardinality, Status
@@ -417,7 +418,7 @@ async def test_certificate_without_a_pod_of_ours_is_refused_and_told(replica: Se
     ],
 )
 async def test_wrong_greeting_is_refused_with_the_field(
-    replica: Serving, changes: dict[str, object], status: Status, text: str
+    replica: Serving, changes: dict[str, Any], status: Status, text: str
 ) -> None:
     error = await refusal(replica, replica.node("a", target(1, ONE)), request(**changes))
     assert error.status is status

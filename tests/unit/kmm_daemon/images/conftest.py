@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ Unpack = Callable[..., Path]
 def unpacked(tmp_path: Path) -> Unpack:
     """Unpack layers, the lowest first, as a Module wants them; the root comes back."""
 
-    def run(*layers: bytes, limits: UnpackLimits | None = None, **fields: object) -> Path:
+    def run(*layers: bytes, limits: UnpackLimits | None = None, **fields: Any) -> Path:
         root = tmp_path / "private" / "root"
         root.mkdir(parents=True)
         paths = []

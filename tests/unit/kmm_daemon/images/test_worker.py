@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ class Daemon:
         self.worker = self.worker_with()
 
     def worker_with(self, program: Sequence[str] = (), silence: float = DEADLINE) -> ImageWorker:
-        options = {"program": program} if program else {}
+        options: dict[str, Any] = {"program": program} if program else {}
         return ImageWorker(
             ImagePlace(directory=self.directory, max_bytes=2**30),
             secrets=self.secrets,
@@ -48,7 +49,7 @@ class Daemon:
         )
 
     @contextlib.asynccontextmanager
-    async def running(self, **options: object) -> AsyncIterator[ImageWorker]:
+    async def running(self, **options: Any) -> AsyncIterator[ImageWorker]:
         worker = self.worker_with(**options) if options else self.worker
         await worker.open()
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
@@ -89,7 +90,7 @@ def _command(pid: str) -> bytes:
         return b""
 
 
-async def until(condition: object) -> None:
+async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not condition():
             await asyncio.sleep(0.01)
@@ -255,7 +256,12 @@ async def test_ready_with_another_digest_than_the_pinned_one_is_not_believed(
 
 
 async def test_reason_that_does_not_exist_is_not_passed_on(daemon) -> None:
-    failure = {"reason": "Hacked", "message": "x", "exit_code": None, "kernel_log": []}
+    failure: dict[str, Any] = {
+        "reason": "Hacked",
+        "message": "x",
+        "exit_code": None,
+        "kernel_log": [],
+    }
     async with daemon.running(program=liar({**FAILED, "failure": failure})) as images:
         with pytest.raises(StepError) as caught:
             await images.prepare(module_for())

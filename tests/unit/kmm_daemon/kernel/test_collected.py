@@ -13,7 +13,7 @@ from kmm_daemon.kernel.classify import ignored_parameters
 COLLECTED = read_all()
 DEVICE = "init of kmt_core failed with"
 
-EXPLAINED = {
+EXPLAINED: dict[str, tuple[Reason, bool, *tuple[str, ...]]] = {
     "not-found": (Reason.MODULE_NOT_FOUND, False, "no module kmt_absent for kernel", "moduleName"),
     "unknown-symbol": (Reason.UNKNOWN_SYMBOL, True, "kmt_user needs symbol kmt_answer", "image"),
     "unknown-symbols-in-tree": (Reason.UNKNOWN_SYMBOL, True, "ppp_generic needs symbol slhc_"),

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,9 @@ def test_log_that_cannot_be_read_any_more_has_nothing_new(tmp_path: Path):
 def test_reading_goes_on_when_records_were_overwritten(tmp_path: Path, monkeypatch):
     device = tmp_path / "kmsg"
     device.write_bytes(b"")
-    answers = iter([BrokenPipeError(32, "overwritten"), b"6,9,9,-;next\n", BlockingIOError(11, "")])
+    answers: Iterator[bytes | OSError] = iter(
+        [BrokenPipeError(32, "overwritten"), b"6,9,9,-;next\n", BlockingIOError(11, "")]
+    )
 
     def read(descriptor: int, size: int) -> bytes:
         answer = next(answers)

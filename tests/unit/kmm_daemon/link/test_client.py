@@ -369,8 +369,9 @@ class FailsWhenCancelled(Holder):
 
     async def accept(self, update: DesiredUpdate) -> Accepted | NeedsSnapshot:
         self.asked.set()
+        never: asyncio.Future[Accepted | NeedsSnapshot] = asyncio.Future()
         try:
-            return await asyncio.get_running_loop().create_future()
+            return await never
         except asyncio.CancelledError:
             raise TransientError("cannot write the journal; make room") from None
 

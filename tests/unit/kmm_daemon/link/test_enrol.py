@@ -157,12 +157,22 @@ def test_certificate_for_another_key_is_not_taken(peer: Peer) -> None:
         assert "is for another key" in refused(peer, place)
 
 
+def noting(asked: list[dict[str, str]]) -> Respond:
+    """Note what is asked, and answer with an error."""
+
+    def respond(request: dict[str, str]) -> tuple[int, bytes]:
+        asked.append(request)
+        return 500, b""
+
+    return respond
+
+
 @pytest.mark.parametrize(
     ("host", "name"), [("another", "localhost"), ("another", "127.0.0.1")], ids=["name", "address"]
 )
 def test_server_with_another_name_is_not_told_the_token(peer: Peer, host: str, name: str) -> None:
     asked: list[dict[str, str]] = []
-    peer.respond = lambda request: (asked.append(request), (500, b""))[1]
+    peer.respond = noting(asked)
     with peer.serving(Identity(common_name="x", hosts=[host], server=True)) as place:
         said = refused(peer, replace(place, server_name=name))
     assert f"does not name {name}: set server_name to one of" in said
@@ -172,7 +182,7 @@ def test_server_with_another_name_is_not_told_the_token(peer: Peer, host: str, n
 def test_server_that_is_no_server_is_not_told_the_token(peer: Peer) -> None:
     """Another daemon's certificate is of the same authority."""
     asked: list[dict[str, str]] = []
-    peer.respond = lambda request: (asked.append(request), (500, b""))[1]
+    peer.respond = noting(asked)
     with peer.serving(Identity(common_name="x", hosts=["localhost"], client=True)) as place:
         assert "is not of an authority in" in refused(peer, place)
     assert asked == []

@@ -67,8 +67,8 @@ def test_version_1_stays_where_version_2_beside_it_has_not_all_controllers(tmp_p
     v1.mkdir()
     for file in ("cpuset.cpus", "cpuset.mems"):
         (v1 / file).write_text("0\n")
-    with mounts.open("a") as file:
-        file.write(f"cgroup {v1} cgroup rw,cpu,cpuacct,cpuset,memory,pids 0 0\n")
+    with mounts.open("a") as table:
+        table.write(f"cgroup {v1} cgroup rw,cpu,cpuacct,cpuset,memory,pids 0 0\n")
 
     made = Cgroups.make(mounts)
 
