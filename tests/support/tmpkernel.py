@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kmm_common.desired import DesiredModule, Modprobe
 from kmm_daemon.builds import BUILD_ID
@@ -111,9 +112,9 @@ def image(root: Path, files: dict[str, tuple[str, str]], *, indexed: bool = True
     return ReadyImage(digest=f"sha256:{root.name}", root=root)
 
 
-def module(name: str, *, in_tree: tuple[str, ...] = (), **modprobe: object) -> DesiredModule:
+def module(name: str, *, in_tree: tuple[str, ...] = (), **modprobe: Any) -> DesiredModule:
     """Return a Module that is named as its kernel module is, without underscores."""
-    probe = Modprobe(module_name=name, **modprobe)  # type: ignore[arg-type]
+    probe = Modprobe(module_name=name, **modprobe)
     return DesiredModule(
         namespace="ns",
         name=name.replace("_", "-") or "raw",
