@@ -10,7 +10,7 @@ So there the node's first process is in a leaf.
 
 import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ CPUSET_COPIED = ("cpuset.cpus", "cpuset.mems")
 LEAF = "node"
 """Name of the cgroup of the node's first process, in version 2."""
 PROCESSES, CONTROLLERS, GIVEN = "cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"
+CURRENT = "pids.current"
+"""How many processes a cgroup and those below it have, whoever reads it: PROCESSES of version 1
+does not name those of another PID namespace, and every sandbox has its own. In version 1 only the
+hierarchy of the controller pids has the file."""
 END_SECONDS = 60.0
 
 
@@ -101,7 +105,7 @@ class Cgroups:
 
     @property
     def homes(self) -> list[Path]:
-        """Where the node's first process goes, which keeps them from being swept."""
+        """Where the node's first process goes, which keeps all of this name from being swept."""
         return [place / self.name / self.leaf for place in self.places]
 
     @property
@@ -121,11 +125,12 @@ class Cgroups:
 
 def sweep(mounts: Path = MOUNTS) -> None:
     """Remove what earlier runs, which were killed, have left; what is in use stays."""
-    for place in hierarchies(mounts.read_text()):
-        for left in place.glob(f"{PREFIX}*"):
-            # One that is in use below has the node's first process as well.
-            if not any(_processes(home) for home in (left, left / LEAF)):
-                _removed(left)
+    places = hierarchies(mounts.read_text())
+    names = {each.name for place in places for each in place.glob(f"{PREFIX}*")}
+    for name in names:
+        if not _in_use(name, places):
+            for place in places:
+                _removed(place / name)
 
 
 def _made_v1(mounts: str, name: str) -> Cgroups:
@@ -163,10 +168,12 @@ def _made_v2(place: Path, name: str) -> Cgroups:
     return Cgroups(name=name, places=(place,), leaf=LEAF)
 
 
-def _processes(cgroup: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return (cgroup / PROCESSES).read_text()
-    return ""
+def _in_use(name: str, places: Collection[Path]) -> bool:
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            if int((place / name / CURRENT).read_text()):
+                return True
+    return False
 
 
 def _removed(top: Path) -> bool:

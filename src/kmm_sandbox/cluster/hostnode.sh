@@ -36,7 +36,7 @@ if [ ! -d "$modules" ]; then
     mkdir -p "$modules"
 fi
 
-# What this process writes into a hierarchy keeps the cgroup from being taken for a left one.
+# A cgroup with this process is in use: no other sandbox takes it for a left one.
 for cgroup; do
     echo $$ > "$cgroup/cgroup.procs"
 done

@@ -78,11 +78,10 @@ def test_version_1_stays_where_version_2_beside_it_has_not_all_controllers(tmp_p
     assert made.kubelet_settings["failCgroupV1"] is False
 
 
-@pytest.mark.parametrize("place", ["", LEAF])
-def test_a_cgroup_of_version_2_that_is_in_use_is_not_swept(tmp_path: Path, place: str) -> None:
+def test_a_cgroup_of_version_2_that_is_in_use_is_not_swept(tmp_path: Path) -> None:
     mounts = machine_with_v2(tmp_path, there="cpu memory pids")
     used, left = Cgroups.make(mounts), Cgroups.make(mounts)
-    (tmp_path / "cgroup" / used.name / place / "cgroup.procs").write_text("4711\n")
+    (tmp_path / "cgroup" / used.name / "pids.current").write_text("1\n")
 
     sweep(mounts)
 
@@ -105,15 +104,20 @@ def test_controllers_that_cannot_be_given_are_refused_with_the_remedy_and_nothin
     assert not list(top.glob(f"{PREFIX}*"))
 
 
-def test_a_cgroup_that_a_killed_run_has_left_goes_with_those_below_and_one_in_use_stays(
+def test_cgroups_that_a_killed_run_has_left_go_with_those_below_and_ones_in_use_stay(
     tmp_path: Path,
 ) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
-    for name, processes in (("left", ""), ("used", "4711\n")):
-        (tmp_path / f"{PREFIX}{name}" / "kubepods").mkdir(parents=True)
+    pids, memory, mounts = tmp_path / "pids", tmp_path / "memory", tmp_path / "mounts"
+    mounts.write_text(f"cgroup {pids} cgroup rw,pids 0 0\ncgroup {memory} cgroup rw,memory 0 0\n")
+    for name, processes in (("left", "0\n"), ("used", "3\n")):
+        for place in (pids, memory):
+            (place / f"{PREFIX}{name}" / "kubepods").mkdir(parents=True)
         # Unlike this file, those of a real cgroup do not keep it from being removed.
-        (tmp_path / f"{PREFIX}{name}" / "cgroup.procs").write_text(processes)
+        (pids / f"{PREFIX}{name}" / "pids.current").write_text(processes)
+        # Of a sandbox in another PID namespace none is named.
+        (pids / f"{PREFIX}{name}" / "cgroup.procs").write_text("")
     sweep(mounts)
-    assert not (tmp_path / f"{PREFIX}left" / "kubepods").exists()
-    assert (tmp_path / f"{PREFIX}used" / "kubepods").exists()
+    assert not (pids / f"{PREFIX}left" / "kubepods").exists()
+    assert not (memory / f"{PREFIX}left").exists()
+    assert (pids / f"{PREFIX}used" / "kubepods").exists()
+    assert (memory / f"{PREFIX}used" / "kubepods").exists()
