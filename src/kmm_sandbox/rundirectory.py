@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 PREFIX = "kmm-sandbox-"
 LOCK = "lock"
@@ -19,9 +20,8 @@ PAUSE_SECONDS = 0.1
 @contextmanager
 def held() -> Iterator[Path]:
     """Make a directory and hold its lock; it goes at the end."""
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with (directory / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    directory, lock = _made()
+    with lock:
         try:
             yield directory
         finally:
@@ -36,10 +36,23 @@ def sweep() -> None:
 
 
 def remove_unless_held(directory: Path) -> None:
-    """Remove a run's directory if its outer half is gone."""
-    lock = directory / LOCK
-    if lock.exists() and _is_free(lock):
+    """Remove a run's directory if its outer half is gone, and nobody else is removing it."""
+    gone_or_held = contextlib.suppress(FileNotFoundError, BlockingIOError)
+    with gone_or_held, (directory / LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(directory)
+
+
+def _made() -> tuple[Path, TextIO]:
+    """Make a directory; return it with its lock, held."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = (directory / LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (directory / LOCK).exists():
+            return directory, lock
+        # Another run took it for rubbish before it was held.
+        lock.close()
 
 
 def _remove(directory: Path) -> None:
@@ -63,11 +76,4 @@ def _is_ours(directory: Path) -> bool:
     # It may go between the two.
     with contextlib.suppress(FileNotFoundError):
         return directory.stat().st_uid == os.geteuid()
-    return False
-
-
-def _is_free(lock: Path) -> bool:
-    with lock.open() as file, contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
     return False

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,28 @@ def test_directory_of_another_user_is_not_looked_into(
     monkeypatch.setattr(os, "geteuid", lambda: others.stat().st_uid + 1)
     rundirectory.sweep()
     assert others.exists()
+
+
+def test_directory_that_another_run_removed_before_it_was_held_is_made_anew(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Path] = []
+
+    def flock(lock: object, operation: int) -> None:
+        if not lost:
+            (made,) = scratch.iterdir()
+            lost.append(made)
+            shutil.rmtree(made)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with rundirectory.held() as directory:
+        assert directory.exists()
+        assert directory not in lost
+    assert list(scratch.iterdir()) == []
+
+
+def test_directory_that_another_run_is_removing_is_left_to_it(scratch: Path) -> None:
+    going = left(scratch, "going")
+    (going / rundirectory.LOCK).unlink()
+    rundirectory.remove_unless_held(going)
+    assert going.exists()
