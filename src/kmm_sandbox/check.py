@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kmm_common.errors import KmmError
 from kmm_sandbox import samples, verdict
 from kmm_sandbox.audit import ApiWrites, counted
-from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.errors import FAILURES, SandboxError
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.progress import Progress
@@ -162,7 +161,7 @@ class Journey:
         try:
             with self.progress.step(name):
                 action()
-        except (KmmError, OSError, KeyboardInterrupt) as error:
+        except (*FAILURES, KeyboardInterrupt) as error:
             told = verdict.told(error)
             self.progress.say(f"{name}: failed: {told}")
             self.steps.append({"step": name, "error": told})

@@ -8,18 +8,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from kmm_common.errors import KmmError
-from kmm_sandbox import check, demo, namespaces, rundirectory, verdict
+from kmm_sandbox import namespaces, rundirectory
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.demo import Words
-from kmm_sandbox.lifeline import INTERRUPTED, Lifeline
+from kmm_sandbox.lifeline import Lifeline
+from kmm_sandbox.modes import MODES, act, attempt
 from kmm_sandbox.operations import ProcessOperations
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
-from kmm_sandbox.running import Operations, Running
+from kmm_sandbox.running import Running
 from kmm_sandbox.sandbox import Sandbox
 
-MODES = ("up", "check")
 WORDS = Words(
     commands="",
     nodes="""\
@@ -41,16 +40,13 @@ def inside(run: Callable[[argparse.Namespace, Progress, Lifeline], int]) -> int:
     progress = Progress()
     lifeline = Lifeline(options.lifeline)
     lifeline.interrupt_when_cut()
-    try:
+
+    def whole() -> int:
         namespaces.require_inside()
         return run(options, progress, lifeline)
-    except KmmError as error:
-        progress.say(f"failed: {error}")
-        verdict.leave(options.directory, verdict.failure(str(error)))
-        return 1
-    except KeyboardInterrupt:
-        verdict.leave(options.directory, verdict.failure("interrupted"))
-        return INTERRUPTED
+
+    try:
+        return attempt(options.directory, progress, whole)
     finally:
         rundirectory.remove_unless_held(options.directory)
         # The terminal may be gone, and with it the outer half.
@@ -67,26 +63,25 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
         leashed=False,
     )
     try:
-        return act(options, sandbox, ProcessOperations(sandbox), progress, WORDS)
+        return act(
+            options.mode,
+            sandbox,
+            ProcessOperations(sandbox),
+            progress,
+            WORDS,
+            api_port=lambda: relayed(options, sandbox),
+        )
     finally:
         lifeline.let_go()
         sandbox.stop()
 
 
-def act(
-    options: argparse.Namespace,
-    sandbox: Running,
-    operations: Operations,
-    progress: Progress,
-    words: Words,
-) -> int:
-    """Do what the mode is, on any kind of nodes; return the exit code. Raises SandboxError."""
-    if options.mode == "check":
-        return check.run(sandbox, operations, progress)
+def relayed(options: argparse.Namespace, sandbox: Running) -> int:
+    """Have the API server reached from outside; return its port there."""
     outside = socket.socket(fileno=options.api_socket)
     relay = Relay(outside=outside, inside=("127.0.0.1", sandbox.plane.layout.ports.api))
     relay.start()
-    return demo.run(sandbox, progress, words, port=relay.port)
+    return relay.port
 
 
 def _options() -> argparse.Namespace:

@@ -111,5 +111,8 @@ class KubeApi:
             connection.request(method, path, payload, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            # An API server that is killed while it answers: as one that cannot be reached.
+            raise ConnectionError(f"{method} {path}: {error!r}") from error
         finally:
             connection.close()

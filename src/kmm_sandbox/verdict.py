@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from kmm_sandbox import errors
+
 FILE = "verdict.json"
 """Its name in the sandbox's directory."""
 TOLD_CHARACTERS = 2000
@@ -13,7 +15,10 @@ def leave(directory: Path, verdict: Mapping[str, object]) -> None:
     """Leave the verdict for the outer half; the first one stays."""
     path = directory / FILE
     if not path.exists():
-        path.write_text(json.dumps(verdict))
+        # Whoever leaves it may be killed meanwhile: half a verdict is none.
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(verdict))
+        partial.replace(path)
 
 
 def failure(message: str) -> dict[str, object]:
@@ -36,4 +41,4 @@ def told(error: BaseException) -> str:
         if isinstance(cause, KeyboardInterrupt):
             return "interrupted"
         cause = cause.__cause__ or cause.__context__
-    return str(error)[:TOLD_CHARACTERS]
+    return errors.told(error)[:TOLD_CHARACTERS]

@@ -13,6 +13,7 @@ from kmm_sandbox.cluster.programs import find_programs
 from kmm_sandbox.demo import Words
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.lifeline import Lifeline
+from kmm_sandbox.modes import act
 from kmm_sandbox.progress import Progress
 
 WORDS = Words(
@@ -39,7 +40,14 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
     try:
         with progress.step("KMM: its manifests and images, daemons enrolled"):
             kmm.install(cluster, options.directory / IMAGES)
-        return inner.act(options, cluster, KubeletOperations(cluster), progress, WORDS)
+        return act(
+            options.mode,
+            cluster,
+            KubeletOperations(cluster),
+            progress,
+            WORDS,
+            api_port=lambda: inner.relayed(options, cluster),
+        )
     finally:
         lifeline.let_go()
         cluster.stop()

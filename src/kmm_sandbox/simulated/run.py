@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_common.errors import KmmError
-from kmm_sandbox import check, demo, machine, rundirectory, verdict
+from kmm_sandbox import machine, rundirectory, verdict
 from kmm_sandbox.binaries import Binaries, find_binaries
 from kmm_sandbox.demo import Words
 from kmm_sandbox.launch import SIGNALS, Ended, keep_logs
 from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.modes import act, attempt
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.simulated.operations import SimulatedOperations
 from kmm_sandbox.simulated.registry import find_registry
@@ -74,14 +74,9 @@ class _Whole:
     def run(self, directory: Path, binaries: Binaries, registry_program: Path) -> int:
         """Start everything, do what the mode is, end everything; return the exit code."""
         try:
-            return self._run(directory, binaries, registry_program)
-        except KmmError as error:
-            self.progress.say(f"failed: {error}")
-            verdict.leave(directory, verdict.failure(str(error)))
-            return 1
-        except KeyboardInterrupt:
-            verdict.leave(directory, verdict.failure("interrupted"))
-            return INTERRUPTED
+            return attempt(
+                directory, self.progress, lambda: self._run(directory, binaries, registry_program)
+            )
         finally:
             _ignore_signals()
             # The terminal may be gone.
@@ -104,14 +99,19 @@ class _Whole:
             sandbox.stop()
 
     def _act(self, sandbox: SimulatedSandbox) -> int:
-        if self.mode == "check":
-            return check.run(sandbox, SimulatedOperations(sandbox), self.progress)
         kernel = sandbox.nodes[min(sandbox.nodes)].machine.root
         words = Words(
             commands=f"  cat {kernel}/proc/modules  # what the simulated kernel has\n",
             nodes="\n".join(self.told),
         )
-        return demo.run(sandbox, self.progress, words, port=sandbox.plane.layout.ports.api)
+        return act(
+            self.mode,
+            sandbox,
+            SimulatedOperations(sandbox),
+            self.progress,
+            words,
+            api_port=lambda: sandbox.plane.layout.ports.api,
+        )
 
 
 def _ignore_signals() -> None:
