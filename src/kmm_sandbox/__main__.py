@@ -3,22 +3,21 @@
 import argparse
 import json
 import signal
-import subprocess
 import sys
 
-from kmm_common.errors import KmmError
 from kmm_sandbox import kinds
+from kmm_sandbox.errors import FAILURES, SandboxError, told
 from kmm_sandbox.kinds import Kind
 from kmm_sandbox.launch import SIGNALS, Ended
 from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.modes import CHECK, MODES
+from kmm_sandbox.network import MAX_NODES
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.verdict import failure
 
-CHECK = "check"
-"""The mode whose last line is a verdict, and whose exit code is 0 or 1."""
-
 
 def main() -> int:
+    """Run it; a check's last line is its verdict, and its exit code is 0 or 1."""
     options = _options()
     for each in SIGNALS:
         signal.signal(each, signal.default_int_handler)
@@ -30,16 +29,16 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
+    names = ", ".join(kind.name for kind in kinds.KINDS)
     counts = ", ".join(f"{kind.count} of {kind.name}" for kind in kinds.KINDS)
     parser = argparse.ArgumentParser(prog="kmm_sandbox", description="A cluster on this machine")
-    parser.add_argument("mode", choices=["up", CHECK])
+    parser.add_argument("mode", choices=MODES)
     parser.add_argument(
         "--nodes",
-        choices=[kinds.AUTO, *(kind.name for kind in kinds.KINDS)],
         default=kinds.AUTO,
-        help=f"their kind; {kinds.AUTO}, the default, is the first of the others that can run here",
+        help=f"their kind, {names}; {kinds.AUTO}, the default, is the first that can run here",
     )
-    parser.add_argument("--count", type=int, help=f"of nodes, at least 1; default {counts}")
+    parser.add_argument("--count", help=f"of nodes, 1 to {MAX_NODES}; default {counts}")
     return parser.parse_args()
 
 
@@ -50,16 +49,28 @@ def _ended(options: argparse.Namespace) -> Ended:
         progress = Progress()
         choice = kinds.choose(options.nodes)
         kind = choice.kind
+        count = how_many(options.count, kind.count)
         for line in choice.told():
             progress.say(line)
-        count = kind.count if options.count is None else max(options.count, 1)
         return _of_kind(kind, kind.run(options.mode, nodes=count, progress=progress))
-    except (KmmError, OSError, subprocess.SubprocessError) as error:
-        code, told = 1, str(error)
+    except FAILURES as error:
+        code, message = 1, told(error)
     except KeyboardInterrupt:
-        code, told = INTERRUPTED, "interrupted"
-    sys.stderr.write(f"sandbox: {told}\n")
-    return _of_kind(kind, Ended(code, json.dumps(failure(told))))
+        code, message = INTERRUPTED, "interrupted"
+    sys.stderr.write(f"sandbox: {message}\n")
+    return _of_kind(kind, Ended(code, json.dumps(failure(message))))
+
+
+def how_many(asked: str | None, default: int) -> int:
+    """Return how many nodes there are to be. Raises SandboxError on what is no such number."""
+    if asked is None:
+        return default
+    if asked.isdecimal() and 1 <= int(asked) <= MAX_NODES:
+        return int(asked)
+    raise SandboxError(
+        f"COUNT={asked} is no whole number from 1 to {MAX_NODES}; without it there are {default}",
+        reason="BadSetting",
+    )
 
 
 def _of_kind(kind: Kind | None, ended: Ended) -> Ended:

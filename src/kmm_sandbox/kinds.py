@@ -107,6 +107,11 @@ def choose(asked: str, kinds: Sequence[Kind] = KINDS) -> Choice:
 
 def _named(asked: str, kinds: Sequence[Kind]) -> Choice:
     names = [kind.name for kind in kinds]
+    if asked not in names:
+        raise SandboxError(
+            f"NODES={asked} is no kind of nodes: take {', '.join(names)} or {AUTO}",
+            reason="BadSetting",
+        )
     place = names.index(asked)
     problem = kinds[place].obstacle()
     if problem:

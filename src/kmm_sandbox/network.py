@@ -11,6 +11,7 @@ PREFIX = 24
 BRIDGE = "br0"
 FIRST_NODE = 11
 MAX_NODES = 200
+"""All of them have addresses of the network, and numbers of one byte."""
 DISABLED, FORWARDING = "0", "3"
 """States of a port of the bridge."""
 NOBODY = "02:00:00:00:ff:ff"

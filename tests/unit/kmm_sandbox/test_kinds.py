@@ -53,3 +53,8 @@ def test_real_kubelets_are_the_best_kind_and_names_are_unique() -> None:
     names = [each.name for each in kinds.KINDS]
     assert names[0] == "kubelet"
     assert len({*names, kinds.AUTO}) == len(names) + 1
+
+
+def test_name_that_no_kind_has_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SandboxError, match="NODES=kublet is no kind of nodes: take best, second"):
+        choose("kublet", [kind("best"), kind("second")])
