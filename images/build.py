@@ -22,7 +22,7 @@ from pathlib import Path
 from images.base import base
 from images.layout import Image
 from images.sbom import sbom
-from kmm_sandbox.binaries import cache_directory
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.machine import install_missing
 from kmm_sandbox.processes import run

@@ -1,23 +1,19 @@
 """Where etcd, kube-apiserver, kube-controller-manager and kubectl come from."""
 
-import fcntl
 import os
-import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.gobuild import Build, build
-from kmm_sandbox.gotoolchain import find_go
+from kmm_sandbox.gobuild import GOMODULES, Build, pinned_version
+from kmm_sandbox.goprograms import compiled, missing
 from kmm_sandbox.progress import Progress
 
-GOMODULES = Path(__file__).parent / "gomodules"
 KUBERNETES, ETCD = "k8s.io/kubernetes", "go.etcd.io/etcd/server/v3"
 SERVERS = ("kube-apiserver", "kube-controller-manager")
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -97,30 +93,11 @@ def find_kubectl() -> Path:
     return Path(found)
 
 
-def cache_directory() -> Path:
-    """Return the directory for what outlives a checkout: $XDG_CACHE_HOME/kmm or ~/.cache/kmm."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kmm"
-
-
-def pinned_version(module: str, gomod: str) -> str:
-    """Return the version that the text of a go.mod requires of a module."""
-    match = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", gomod, re.MULTILINE)
-    if match is None:
-        raise SandboxError(f"go.mod does not require {module}")
-    return match.group(1)
-
-
-def missing(directory: Path, release: KubernetesRelease) -> list[str]:
-    """Return the names of a release's programs that are not in a directory."""
-    return [name for name in release.programs if not os.access(directory / name, os.X_OK)]
-
-
 def _assets() -> Path | None:
     value = os.environ.get(ASSETS)
     if not value:
         return None
-    absent = missing(Path(value), KubernetesRelease.NEWEST)
+    absent = missing(Path(value), KubernetesRelease.NEWEST.programs)
     if absent:
         raise SandboxError(
             f"{ASSETS}={value} lacks {', '.join(absent)}: add them (all of one Kubernetes version),"
@@ -131,39 +108,15 @@ def _assets() -> Path | None:
 
 def _cached(release: KubernetesRelease, progress: Progress) -> Path:
     etcd_version = pinned_version(ETCD, (GOMODULES / "etcd/go.mod").read_text())
-    directory = cache_directory() / f"kubernetes-{release.version}+etcd-{etcd_version}"
-    if not missing(directory, release):
-        return directory
-    with only_builder(directory, progress):
-        if missing(directory, release):
-            _fill(directory, release, progress)
-    return directory
+    place = f"kubernetes-{release.version}+etcd-{etcd_version}"
 
+    def jobs(absent: Collection[str]) -> list[Build]:
+        directory = cache_directory() / place
+        progress.say(f"building {', '.join(absent)} into {directory}: once, some minutes")
+        _require_space(directory)
+        return builds(absent, release)
 
-@contextmanager
-def only_builder(directory: Path, progress: Progress) -> Iterator[None]:
-    """Make a directory of the cache and keep others from filling it; waits for them first."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say(f"another process is filling {directory}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _fill(directory: Path, release: KubernetesRelease, progress: Progress) -> None:
-    """Build what is missing next to the cache and move each program into it when it is whole."""
-    absent = missing(directory, release)
-    progress.say(f"building {', '.join(absent)} into {directory}: once, some minutes")
-    _require_space(directory)
-    go = find_go(cache_directory(), progress)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
-        for job in builds(absent, release):
-            build(go, job, Path(scratch), progress)
-            for name in job.packages:
-                (Path(scratch) / name).replace(directory / name)
+    return compiled(place, release.programs, jobs, progress)
 
 
 def builds(absent: Collection[str], release: KubernetesRelease) -> list[Build]:

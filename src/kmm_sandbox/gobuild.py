@@ -1,7 +1,8 @@
-"""Builds programs from a pinned Go module, counting packages while it does."""
+"""Builds programs from Go modules that pin what they need, counting packages while it does."""
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import leash
 from kmm_sandbox.progress import Progress
 
+GOMODULES = Path(__file__).parent / "gomodules"
 LIMIT_SECONDS = 3600.0
 REPORT_SECONDS = 10.0
 
@@ -39,6 +41,14 @@ class _Compiled:
     def read(self, output: Iterable[str]) -> None:
         for line in output:
             self.lines.append(line.rstrip())
+
+
+def pinned_version(module: str, gomod: str) -> str:
+    """Return the version that the text of a go.mod requires of a module."""
+    match = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", gomod, re.MULTILINE)
+    if match is None:
+        raise SandboxError(f"go.mod does not require {module}")
+    return match.group(1)
 
 
 def build(go: Path, job: Build, target: Path, progress: Progress) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from kmm_sandbox.cache import only_builder
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import run
 from kmm_sandbox.progress import Progress
@@ -20,10 +21,11 @@ def find_go(cache: Path, progress: Progress) -> Path:
         return Path(found)
     home = cache / f"{WHEEL.replace('==', '-')}-py{sys.version_info[0]}.{sys.version_info[1]}"
     go = home / "bin" / "go"
-    if not go.exists():
-        why = f"{found} is older than {OLDEST[0]}.{OLDEST[1]}" if found else "no go in PATH"
-        with progress.step(f"{why}: installing the Python wheel {WHEEL} into {home}"):
-            _install(home)
+    with only_builder(cache, progress):
+        if not go.exists():
+            why = f"{found} is older than {OLDEST[0]}.{OLDEST[1]}" if found else "no go in PATH"
+            with progress.step(f"{why}: installing the Python wheel {WHEEL} into {home}"):
+                _install(home)
     return go
 
 
@@ -35,11 +37,14 @@ def go_version(text: str) -> tuple[int, int]:
 
 def _install(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
-    run([sys.executable, "-m", "venv", str(home)], limit=300)
     try:
+        run([sys.executable, "-m", "venv", str(home)], limit=300)
         run([str(home / "bin/pip"), "install", "-q", "--no-input", WHEEL], limit=900)
-    except SandboxError as error:
+    except BaseException as error:
+        # Half of it, after Ctrl-C, would be taken for the whole.
         shutil.rmtree(home, ignore_errors=True)
+        if not isinstance(error, SandboxError):
+            raise
         raise SandboxError(
             f"could not install {WHEEL}: give pip a way to its index, or install Go"
             f" {OLDEST[0]}.{OLDEST[1]} or newer yourself\n{error}"

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from kmm_sandbox import machine, namespaces, rundirectory, verdict, xstate
-from kmm_sandbox.binaries import cache_directory, find_binaries
+from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import outside_socket

@@ -10,7 +10,8 @@ from pathlib import Path
 import kmm_common
 import kmm_daemon
 from kmm_sandbox import network, programs, xstate
-from kmm_sandbox.binaries import Binaries, cache_directory
+from kmm_sandbox.binaries import Binaries
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_sandbox.binaries import cache_directory, only_builder, pinned_version
-from kmm_sandbox.gobuild import Build, build
+from kmm_sandbox.cache import cache_directory, only_builder
+from kmm_sandbox.gobuild import Build, build, pinned_version
 from kmm_sandbox.gotoolchain import find_go
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.progress import Progress

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kmm_sandbox.binaries import GOMODULES, cache_directory
+from kmm_sandbox.cache import cache_directory
+from kmm_sandbox.gobuild import GOMODULES
 from support.doccommands import Command, kubectl_problem
 from support.docpages import ROOT, resources
 

@@ -4,23 +4,14 @@ containerd is Debian's, which kubelet 1.36 still accepts: it costs a fresh machi
 containerd 2 from its Go modules costs two minutes of compiling on two cores.
 """
 
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox import machine
-from kmm_sandbox.binaries import (
-    GOMODULES,
-    KUBERNETES,
-    KubernetesRelease,
-    cache_directory,
-    only_builder,
-    version_flags,
-)
-from kmm_sandbox.gobuild import Build, build
-from kmm_sandbox.gotoolchain import find_go
+from kmm_sandbox.binaries import KUBERNETES, KubernetesRelease, version_flags
+from kmm_sandbox.gobuild import Build
+from kmm_sandbox.goprograms import compiled
 from kmm_sandbox.progress import Progress
 
 NAMES = ("kubelet", "kube-proxy", "kube-scheduler")
@@ -54,33 +45,16 @@ def prepare(progress: Progress) -> None:
 
 def find_programs(progress: Progress) -> Programs:
     """Return the programs; compile them first, for some minutes, if this machine has none."""
-    directory = cache_directory() / f"kubernetes-nodes-{KubernetesRelease.NEWEST.version}"
-    if missing(directory):
-        with only_builder(directory, progress):
-            _fill(directory, progress)
+    version = KubernetesRelease.NEWEST.version
+
+    def jobs(absent: Sequence[str]) -> list[Build]:
+        packages = {name: f"{KUBERNETES}/cmd/{name}" for name in absent}
+        module = KubernetesRelease.NEWEST.module
+        return [Build(module=module, packages=packages, ldflags=version_flags(version))]
+
+    directory = compiled(f"kubernetes-nodes-{version}", NAMES, jobs, progress)
     return Programs(
         kubelet=directory / "kubelet",
         proxy=directory / "kube-proxy",
         scheduler=directory / "kube-scheduler",
     )
-
-
-def missing(directory: Path) -> list[str]:
-    """Return the names of the programs that are not in a directory."""
-    return [name for name in NAMES if not os.access(directory / name, os.X_OK)]
-
-
-def _fill(directory: Path, progress: Progress) -> None:
-    """Compile what is missing next to the cache; move each program into it when it is whole."""
-    absent = missing(directory)
-    if not absent:
-        return
-    job = Build(
-        module=GOMODULES / "kubernetes",
-        packages={name: f"{KUBERNETES}/cmd/{name}" for name in absent},
-        ldflags=version_flags(KubernetesRelease.NEWEST.version),
-    )
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as scratch:
-        build(find_go(cache_directory(), progress), job, Path(scratch), progress)
-        for name in absent:
-            (Path(scratch) / name).replace(directory / name)

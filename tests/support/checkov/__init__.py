@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kmm_sandbox.binaries import cache_directory, only_builder
+from kmm_sandbox.cache import cache_directory, only_builder
 from kmm_sandbox.processes import run
 from kmm_sandbox.progress import Progress
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from kmm_common.clock import SystemClock, rfc3339
-from kmm_sandbox.binaries import cache_directory
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.gotoolchain import find_go
 from kmm_sandbox.kubeapi import KubeApi, Object
 from kmm_sandbox.processes import Launcher, wait_until

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kmm_sandbox.binaries import cache_directory
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.gotoolchain import find_go
 from kmm_sandbox.progress import Progress
 from support.goprogram import sources

@@ -7,14 +7,13 @@ import pytest
 from kmm_sandbox.binaries import (
     ASSETS,
     ETCD,
-    GOMODULES,
     KubernetesRelease,
     builds,
     find_binaries,
-    missing,
-    pinned_version,
 )
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.gobuild import GOMODULES, pinned_version
+from kmm_sandbox.goprograms import missing
 from kmm_sandbox.progress import Progress
 
 NEWEST, OLDEST = KubernetesRelease.NEWEST, KubernetesRelease.OLDEST
@@ -37,7 +36,7 @@ def test_oldest_release_is_two_minors_behind_the_newest() -> None:
 def test_everything_that_is_missing_is_built_of_the_releases_module(
     release: KubernetesRelease, tmp_path: Path
 ) -> None:
-    etcd, kubernetes = builds(missing(tmp_path, release), release)
+    etcd, kubernetes = builds(missing(tmp_path, release.programs), release)
     assert (etcd.module, dict(etcd.packages)) == (GOMODULES / "etcd", {"etcd": ETCD})
     assert kubernetes.module == release.module
     assert {"etcd", *kubernetes.packages} == {*release.programs}
@@ -47,7 +46,7 @@ def test_everything_that_is_missing_is_built_of_the_releases_module(
 def test_what_is_there_is_not_built_again(tmp_path: Path) -> None:
     for name in ("etcd", "kube-apiserver"):
         (tmp_path / name).touch(mode=0o755)
-    (job,) = builds(missing(tmp_path, OLDEST), OLDEST)
+    (job,) = builds(missing(tmp_path, OLDEST.programs), OLDEST)
     assert [*job.packages] == ["kube-controller-manager", "kubectl"]
 
 
