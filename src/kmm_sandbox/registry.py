@@ -77,7 +77,11 @@ class Registry:
         """Start a program that listens there, wait until it answers. Raises SandboxError."""
         process = launcher.start(f"registry-{port}", argv)
         registry = cls(host=host, port=port, process=process, login=login)
-        wait_until(registry.is_ready, seconds=READY_SECONDS, what=f"registry on {host}:{port}")
+        try:
+            wait_until(registry.is_ready, seconds=READY_SECONDS, what=f"registry on {host}:{port}")
+        except BaseException:
+            registry.stop()
+            raise
         return registry
 
     @property

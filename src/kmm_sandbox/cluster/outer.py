@@ -1,5 +1,8 @@
 """What a sandbox with real kubelets needs before it is cut off from every network."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +22,18 @@ def build_images(*arguments: str) -> None:
     """Build KMM's images, or take them from the cache. Raises SandboxError."""
     # A program of its own: what builds images is no part of what is installed.
     argv = [sys.executable, "-m", "images.build", *arguments]
-    done = subprocess.run(
-        argv, cwd=REPOSITORY, stdout=subprocess.DEVNULL, timeout=IMAGES_SECONDS, check=False
+    building = subprocess.Popen(
+        argv, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    if done.returncode:
+    try:
+        code = building.wait(timeout=IMAGES_SECONDS)
+    except BaseException:
+        # With what it has started: that would go on filling the cache.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(building.pid, signal.SIGTERM)
+        building.wait()
+        raise
+    if code:
         raise SandboxError("KMM's images could not be built: see above")
 
 
