@@ -8,6 +8,7 @@ from pathlib import Path
 from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubeconfig import write_kubeconfig
+from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority, Identity, service_account_key
 from kmm_sandbox.processes import Launcher, Process, wait_until
 
@@ -158,6 +159,11 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
         return self.layout.directory / "kubeconfig"
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """An administrator's kubectl."""
+        return Kubectl(program=self.binaries.kubectl, kubeconfig=self.kubeconfig)
 
     def api(self) -> KubeApi:
         """Return a client with an administrator's rights."""

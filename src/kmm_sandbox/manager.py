@@ -9,7 +9,6 @@ from kmm_sandbox import programs
 from kmm_sandbox.controlplane import ControlPlane
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT
-from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.processes import Launcher, Process, wait_until
 
@@ -47,11 +46,6 @@ class Manager:
         return [self.launcher.logs / f"kmm-cp.{number}.log" for number in range(1, self.starts + 1)]
 
     @property
-    def kubectl(self) -> Kubectl:
-        """An administrator's kubectl."""
-        return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
-
-    @property
     def identity(self) -> Identity:
         """What its certificate names."""
         hosts = (programs.SERVER_NAME, self.listening.host, "127.0.0.1")
@@ -59,12 +53,12 @@ class Manager:
 
     def install(self) -> None:
         """Apply CRDs, rights and policies as shipped, write its files. Raises SandboxError."""
-        self.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+        self.plane.kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
         api = self.plane.api()
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         api.ensure("/api/v1/namespaces", namespace)
-        self.kubectl.apply(RBAC.read_text())
-        self.kubectl.apply(ADMISSION.read_text())
+        self.plane.kubectl.apply(RBAC.read_text())
+        self.plane.kubectl.apply(ADMISSION.read_text())
         self.plane.wait_for_default_service_account()
         accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
         api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})

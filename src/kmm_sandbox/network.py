@@ -7,6 +7,7 @@ from kmm_sandbox.processes import run
 
 HOST_ADDRESS = "10.77.0.1"
 """Where API server, registry and control plane are, for the nodes."""
+REGISTRY_PORT = 5000
 PREFIX = 24
 BRIDGE = "br0"
 FIRST_NODE = 11

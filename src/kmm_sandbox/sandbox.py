@@ -1,7 +1,6 @@
 """The whole cluster: Kubernetes, registry, control plane and nodes, in namespaces of their own."""
 
 import compileall
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,26 +8,24 @@ from pathlib import Path
 
 import kmm_common
 import kmm_daemon
-from kmm_sandbox import network, programs, xstate
+from kmm_sandbox import network, programs
 from kmm_sandbox.binaries import Binaries
-from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Guest, Kubelet
 from kmm_sandbox.manager import Manager
 from kmm_sandbox.manifests import Kubectl
-from kmm_sandbox.network import HOST_ADDRESS, NodeAddress
+from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT, NodeAddress
 from kmm_sandbox.node import Node
 from kmm_sandbox.pki import Authority
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
 from kmm_sandbox.samples import EVERYWHERE, Placement
-from kmm_sandbox.uml import SHM_BYTES_PER_NODE, NodeFiles, NodeSpec, UmlNode
+from kmm_sandbox.uml import UmlNode, new_machine, shared_memory_fits
 from kmm_sandbox.umlkernel import UmlKernel
 
-REGISTRY_PORT = 5000
 READY_SECONDS = 60.0
 
 
@@ -99,7 +96,7 @@ class Sandbox:
     @property
     def kubectl(self) -> Kubectl:
         """An administrator's kubectl."""
-        return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
+        return self.plane.kubectl
 
     @property
     def control_plane_config(self) -> Path:
@@ -187,31 +184,6 @@ def compile_daemon() -> None:
     for package in (kmm_common, kmm_daemon):
         for directory in package.__path__:
             compileall.compile_dir(directory, quiet=2)
-
-
-def new_machine(
-    directory: Path, launcher: Launcher, address: NodeAddress, *, in_shared_memory: bool
-) -> UmlNode:
-    """Return a machine that is switched off, with its files below `directory`."""
-    name = f"node{address.number}"
-    files = NodeFiles(directory=directory / name)
-    files.make()
-    sockets = directory / "uml"
-    sockets.mkdir(exist_ok=True)
-    spec = NodeSpec(
-        name=name,
-        address=address,
-        files=files,
-        sockets=sockets,
-        tmpdir="" if in_shared_memory else str(directory),
-    )
-    return UmlNode(spec=spec, launcher=launcher, environment=xstate.preload(cache_directory()))
-
-
-def shared_memory_fits(nodes: int) -> bool:
-    """Tell whether guests' memory fits into /dev/shm; a guest panics when it does not."""
-    shared = Path("/dev/shm")  # noqa: S108 (where User-Mode Linux puts it)
-    return shared.is_dir() and shutil.disk_usage(shared).free > nodes * SHM_BYTES_PER_NODE
 
 
 def _start_machines(

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kmm_sandbox import guest, mconsole
+from kmm_sandbox import guest, mconsole, xstate
+from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.disk import make_disk
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.network import HOST_ADDRESS, NodeAddress
@@ -163,3 +164,28 @@ class UmlNode:
         if self.process is not None:
             self.process.require_alive()
         return READY_MARK in console.read_bytes()
+
+
+def new_machine(
+    directory: Path, launcher: Launcher, address: NodeAddress, *, in_shared_memory: bool
+) -> UmlNode:
+    """Return a machine that is switched off, with its files below `directory`."""
+    name = f"node{address.number}"
+    files = NodeFiles(directory=directory / name)
+    files.make()
+    sockets = directory / "uml"
+    sockets.mkdir(exist_ok=True)
+    spec = NodeSpec(
+        name=name,
+        address=address,
+        files=files,
+        sockets=sockets,
+        tmpdir="" if in_shared_memory else str(directory),
+    )
+    return UmlNode(spec=spec, launcher=launcher, environment=xstate.preload(cache_directory()))
+
+
+def shared_memory_fits(nodes: int) -> bool:
+    """Tell whether guests' memory fits into /dev/shm; a guest panics when it does not."""
+    shared = Path("/dev/shm")  # noqa: S108 (where User-Mode Linux puts it)
+    return shared.is_dir() and shutil.disk_usage(shared).free > nodes * SHM_BYTES_PER_NODE

@@ -18,8 +18,7 @@ from kmm_daemon.kernel.workspace import module_directory
 from kmm_sandbox import guestexec, network
 from kmm_sandbox.network import NodeAddress
 from kmm_sandbox.processes import Launcher
-from kmm_sandbox.sandbox import new_machine, shared_memory_fits
-from kmm_sandbox.uml import UmlNode
+from kmm_sandbox.uml import UmlNode, new_machine, shared_memory_fits
 from kmm_sandbox.umlkernel import UmlKernel
 
 TESTS = Path(__file__).parents[1]

@@ -18,10 +18,11 @@ from typing_extensions import TypeVar
 from kmm_common.api import names
 from kmm_daemon.values import kernel_name
 from kmm_sandbox import kmodimage, samples
+from kmm_sandbox.network import REGISTRY_PORT
 from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.sandbox import REGISTRY_PORT, Sandbox
+from kmm_sandbox.sandbox import Sandbox
 from support import history
 from support.kubelets import Kubelets
 from support.staged import Staged, StagedNode

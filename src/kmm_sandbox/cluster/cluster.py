@@ -17,13 +17,12 @@ from kmm_sandbox.cluster.umlnode import OWN_KERNEL, KubeletNode
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
-from kmm_sandbox.network import BRIDGE, HOST_ADDRESS, NodeAddress
+from kmm_sandbox.network import BRIDGE, HOST_ADDRESS, REGISTRY_PORT, NodeAddress
 from kmm_sandbox.pki import Identity
 from kmm_sandbox.processes import Launcher, Process, run, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
 from kmm_sandbox.samples import Placement
-from kmm_sandbox.sandbox import REGISTRY_PORT
 from kmm_sandbox.umlkernel import UmlKernel
 
 API_PORT = 443
@@ -120,7 +119,7 @@ class Cluster:
     @property
     def kubectl(self) -> Kubectl:
         """An administrator's kubectl."""
-        return Kubectl(program=self.plane.binaries.kubectl, kubeconfig=self.plane.kubeconfig)
+        return self.plane.kubectl
 
     def require_alive(self) -> None:
         """Raise SandboxError, saying which, if a part has ended by itself."""

@@ -9,8 +9,7 @@ from typing import Any
 from kmm_sandbox.cluster.cgroups import Cgroups
 from kmm_sandbox.cluster.images import PAUSE
 from kmm_sandbox.cluster.programs import CNI_PLUGINS
-from kmm_sandbox.network import HOST_ADDRESS
-from kmm_sandbox.sandbox import REGISTRY_PORT
+from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT
 
 Object = dict[str, Any]
 REGISTRY = f"{HOST_ADDRESS}:{REGISTRY_PORT}"

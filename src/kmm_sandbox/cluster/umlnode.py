@@ -11,8 +11,7 @@ from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.network import NodeAddress
 from kmm_sandbox.processes import Launcher
-from kmm_sandbox.sandbox import new_machine, shared_memory_fits
-from kmm_sandbox.uml import SHM_BYTES_PER_NODE, UmlNode
+from kmm_sandbox.uml import SHM_BYTES_PER_NODE, UmlNode, new_machine, shared_memory_fits
 
 UP = Path(__file__).parent / "umlnode.sh"
 UP_SECONDS = 400.0

@@ -100,7 +100,7 @@ class SimulatedSandbox:
     @property
     def kubectl(self) -> Kubectl:
         """An administrator's kubectl."""
-        return self.manager.kubectl
+        return self.plane.kubectl
 
     def require_alive(self) -> None:
         """Raise SandboxError, saying which, if a part has ended by itself."""
