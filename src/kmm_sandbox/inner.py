@@ -13,7 +13,7 @@ from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.demo import Words
 from kmm_sandbox.lifeline import Lifeline
 from kmm_sandbox.modes import MODES, act, attempt
-from kmm_sandbox.operations import ProcessOperations
+from kmm_sandbox.operations import PlayedOperations
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
 from kmm_sandbox.running import Running
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
         return act(
             options.mode,
             sandbox,
-            ProcessOperations(sandbox),
+            PlayedOperations(sandbox),
             progress,
             WORDS,
             api_port=lambda: relayed(options, sandbox),

@@ -1,25 +1,44 @@
-"""Operations on process nodes: the power button, and kmm-cp as a process of the sandbox's."""
+"""Operations where the sandbox plays kubelet: a node's own power, and kmm-cp as a process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from kmm_sandbox.network import HOST_ADDRESS
+from kmm_sandbox.kmmcp import KmmCp
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.programs import METRICS_PORT
 from kmm_sandbox.replicas import Replicas
-from kmm_sandbox.sandbox import Sandbox
 
 BOOT_SECONDS = 120.0
-ONLY_REPLICA = Replicas((f"{HOST_ADDRESS}:{METRICS_PORT}",))
+
+
+class Bootable(Protocol):
+    """A node that is switched off and on."""
+
+    def reboot(self) -> None:
+        """Switch it off, and on again. Raises SandboxError."""
+
+    def boot_id(self) -> str:
+        """Return the id of the running boot; empty while there is none."""
+
+
+class Played(Protocol):
+    """A sandbox that plays kubelet."""
+
+    @property
+    def nodes(self) -> Mapping[str, Bootable]: ...
+
+    @property
+    def kmm_cp(self) -> KmmCp: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessOperations:
+class PlayedOperations:
     """On a sandbox that plays kubelet."""
 
-    sandbox: Sandbox
+    sandbox: Played
 
     def reboot(self, node: str) -> str:
-        """Press a node's power button, switch it on; return the id of the new boot."""
+        """Switch a node off, and on again; return the id of the new boot."""
         machine = self.sandbox.nodes[node]
         before = machine.boot_id()
         machine.reboot()
@@ -30,8 +49,8 @@ class ProcessOperations:
 
     def restart_control_plane(self) -> None:
         """Stop kmm-cp as a Pod is stopped, and start it again. Raises SandboxError."""
-        self.sandbox.manager.restart()
+        self.sandbox.kmm_cp.restart()
 
     def replicas(self) -> Replicas:
         """Return the only one."""
-        return ONLY_REPLICA
+        return self.sandbox.kmm_cp.replicas

@@ -8,10 +8,10 @@ from kmm_common.api import names
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi, Object
 from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.nodestates import STATES
 from kmm_sandbox.processes import wait_until
 
 SECONDS = 120.0
-_STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
 _MODULES = f"/apis/{names.API_VERSION}/namespaces/default/{names.MODULES}"
 
 
@@ -78,7 +78,7 @@ class Outcome:
 
     def says_loaded_since(self, node: str, boot_id: str) -> bool:
         """Tell whether a node's status says it of that boot."""
-        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
         same = (state.get("status") or {}).get("bootId") == boot_id
         return same and self._state_loaded(state)
 
@@ -99,7 +99,7 @@ class Outcome:
         return {report["configHash"] for report in reports if report}
 
     def _states(self) -> list[Object]:
-        return self.sandbox.api.items(_STATES)
+        return self.sandbox.api.items(STATES)
 
     def _named(self, state: Object, part: str) -> Object | None:
         modules = (state.get(part) or {}).get("modules") or ()
@@ -113,11 +113,11 @@ class Outcome:
 
     def _on(self, node: str) -> bool:
         """Tell whether the newest desired configuration is what the node has."""
-        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
         return self._state_loaded(state) and self._labelled(node) and self._in_kernel(node)
 
     def _traces(self, node: str) -> bool:
-        state = self.sandbox.api.find(f"{_STATES}/{node}") or {}
+        state = self.sandbox.api.find(f"{STATES}/{node}") or {}
         if any(self._named(state, part) for part in ("spec", "status")) or self._labelled(node):
             return True
         return self._in_kernel(node)

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.repository import REPOSITORY
 
 Object = dict[str, Any]
 
-MANIFESTS = Path(__file__).resolve().parents[2] / "manifests/base/daemon"
+MANIFESTS = REPOSITORY / "manifests/base/daemon"
 IMAGE = (Path("/usr"), Path("/etc"))
 """What stands for the image's system: the node's, read-only."""
 _IMAGE_ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1")

@@ -11,7 +11,7 @@ from kmm_sandbox.replicas import Replicas
 from kmm_sandbox.samples import Placement, Source
 
 
-class Machine(Kernel, Protocol):
+class Node(Kernel, Protocol):
     """A node that runs commands."""
 
     def execute(self, *argv: str) -> Answer:
@@ -22,7 +22,7 @@ class Running(Observed, Source, Protocol):
     """The parts that are looked at. `nodes` are those that Modules are for."""
 
     @property
-    def nodes(self) -> Mapping[str, Machine]: ...
+    def nodes(self) -> Mapping[str, Node]: ...
 
     @property
     def directory(self) -> Path:

@@ -12,14 +12,14 @@ from kmm_sandbox import network, programs
 from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.kmmcp import KmmCp
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Guest, Kubelet
-from kmm_sandbox.manager import Manager
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT, NodeAddress
 from kmm_sandbox.node import Node
 from kmm_sandbox.pki import Authority
-from kmm_sandbox.processes import Launcher, Process, wait_until
+from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
 from kmm_sandbox.samples import EVERYWHERE, Placement
@@ -40,7 +40,7 @@ class Sandbox:
     plane: ControlPlane
     registry: Registry
     authority: Authority
-    manager: Manager
+    kmm_cp: KmmCp
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @classmethod
@@ -68,7 +68,7 @@ class Sandbox:
             plane=plane,
             registry=registry,
             authority=authority,
-            manager=Manager(
+            kmm_cp=KmmCp(
                 directory=directory,
                 launcher=launcher,
                 plane=plane,
@@ -99,37 +99,15 @@ class Sandbox:
         return self.plane.kubectl
 
     @property
-    def control_plane_config(self) -> Path:
-        """The settings file of kmm-cp."""
-        return self.manager.config
-
-    @property
     def control_plane_logs(self) -> list[Path]:
         """JSON lines, one file a start."""
-        return self.manager.logs
-
-    @property
-    def control_plane(self) -> Process | None:
-        """Kmm-cp, while it is to run."""
-        return self.manager.process
+        return self.kmm_cp.logs
 
     def daemon_logs(self, node: str) -> list[Path]:
         """JSON lines of a node's daemon, one file a boot."""
         machine = self.nodes[node].machine
         logs = (machine.spec.files.daemon_log(boot) for boot in range(1, machine.boot + 1))
         return [log for log in logs if log.exists()]
-
-    def start_control_plane(self) -> None:
-        """Start kmm-cp and wait until it is ready. Raises SandboxError."""
-        self.manager.start()
-
-    def stop_control_plane(self) -> int:
-        """Stop kmm-cp as a Pod is stopped; return its exit code."""
-        return self.manager.stop()
-
-    def kill_control_plane(self) -> None:
-        """End kmm-cp without a word, as a lost machine does."""
-        self.manager.kill()
 
     def restart_registry(self) -> None:
         """Start the registry that was stopped, with all that it had. Raises SandboxError."""
@@ -139,7 +117,7 @@ class Sandbox:
         """Raise SandboxError, saying which, if a part has ended by itself."""
         self.plane.require_alive()
         self.registry.process.require_alive()
-        self.manager.require_alive()
+        self.kmm_cp.require_alive()
         crashed = [name for name, node in self.nodes.items() if node.machine.crashed]
         if crashed:
             raise SandboxError(f"the kernel of {', '.join(crashed)} has ended")
@@ -148,15 +126,15 @@ class Sandbox:
         """End everything at once; what is on disk stays until the directory goes."""
         for node in self.nodes.values():
             node.leave()
-        if self.control_plane is not None:
-            self.manager.kill()
+        if self.kmm_cp.process is not None:
+            self.kmm_cp.kill()
         self.registry.stop()
         self.plane.stop()
 
     def _install(self, machines: Iterable[UmlNode]) -> None:
         with self.progress.step("KMM: CRDs, rights, certificates, control plane"):
-            self.manager.install()
-            self.manager.start()
+            self.kmm_cp.install()
+            self.kmm_cp.start()
         with self.progress.step("nodes join, daemons start"):
             for machine in machines:
                 self._add(machine)
@@ -176,7 +154,7 @@ class Sandbox:
 
     def _connected(self) -> bool:
         self.require_alive()
-        return self.manager.connected(self.nodes)
+        return self.kmm_cp.connected(self.nodes)
 
 
 def compile_daemon() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from kmm_cp.roles.metrics import Metrics as ControlPlaneMetrics
 from kmm_daemon.metrics import Metrics as DaemonMetrics
-from kmm_sandbox.manager import REPOSITORY
+from kmm_sandbox.repository import REPOSITORY
 from support.prometheus import prometheus_installed, promtool, written
 
 MONITORING = REPOSITORY / "manifests/monitoring"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kmm_sandbox.manager import REPOSITORY
 from kmm_sandbox.pki import Identity
+from kmm_sandbox.repository import REPOSITORY
 from support.certificates import Certificates
 from support.cluster import Cluster
 from support.daemonprocess import running_daemon

@@ -39,7 +39,7 @@ class Mounts:
     plane: CertificateVolume
 
     def give_plane(self, issuer: Authority, *trusted: Authority) -> None:
-        identity = self.stage.sandbox.manager.identity
+        identity = self.stage.sandbox.kmm_cp.identity
         self.plane.publish(issuer.issue(identity), bundle(*trusted))
 
     def give_nodes(self, issuer: Authority, *trusted: Authority) -> None:
@@ -63,15 +63,15 @@ class Mounts:
     def use(self) -> None:
         """Have control plane and daemons start anew with the volumes' files."""
         sandbox = self.stage.sandbox
-        sandbox.stop_control_plane()
-        settings = yaml.safe_load(sandbox.control_plane_config.read_text())
+        sandbox.kmm_cp.stop()
+        settings = yaml.safe_load(sandbox.kmm_cp.config.read_text())
         settings["tls"] = mounted(self.plane.files)
-        programs.write_settings(sandbox.control_plane_config, settings)
+        programs.write_settings(sandbox.kmm_cp.config, settings)
         for node in sandbox.nodes.values():
             config: dict[str, Any] = programs.daemon_settings()
             config["tls"] = mounted(certvolume.files(MOUNT))
             programs.write_settings(node.settings, config)
-        sandbox.start_control_plane()
+        sandbox.kmm_cp.start()
         self.restart_daemons()
 
     def restart_daemons(self) -> None:
@@ -96,7 +96,7 @@ class Mounts:
 @pytest.fixture
 def mounts(stage: Stage) -> Iterator[Mounts]:
     sandbox = stage.sandbox
-    before = sandbox.control_plane_config.read_text()
+    before = sandbox.kmm_cp.config.read_text()
     mounts = Mounts(stage=stage, plane=CertificateVolume(sandbox.directory / "certificates"))
     mounts.give_plane(sandbox.authority, sandbox.authority)
     mounts.give_nodes(sandbox.authority, sandbox.authority)
@@ -104,12 +104,12 @@ def mounts(stage: Stage) -> Iterator[Mounts]:
         mounts.use()
         yield mounts
     finally:
-        if sandbox.control_plane is not None:
-            sandbox.stop_control_plane()
-        sandbox.control_plane_config.write_text(before)
+        if sandbox.kmm_cp.process is not None:
+            sandbox.kmm_cp.stop()
+        sandbox.kmm_cp.config.write_text(before)
         for node in sandbox.nodes.values():
             node.run_daemon()
-        sandbox.start_control_plane()
+        sandbox.kmm_cp.start()
 
 
 def test_authority_rotated_with_overlap_drops_no_session_and_without_it_no_module(

@@ -175,8 +175,8 @@ def test_clock_that_is_stepped_disturbs_no_session_and_no_module(
             wait_delay(stage, node, 5)
         loaded.wait_loaded()
         assert {node: stage.sessions(node) for node in NODE_NAMES} == sessions
-        stage.sandbox.stop_control_plane()
-        stage.sandbox.start_control_plane()
+        stage.sandbox.kmm_cp.stop()
+        stage.sandbox.kmm_cp.start()
         for node, words in (
             ("node1", "has expired by this node's clock: renew its tls.cert, or set the clock"),
             ("node2", "is not valid yet by this node's clock: set the clock"),
@@ -217,7 +217,7 @@ def test_many_changes_without_a_control_plane_cost_one_reload_and_few_words(
     stage: Stage, loaded: Outcome, steps_before: dict[str, list[tuple[str, str]]]
 ) -> None:
     """An hour of this on a virtual clock: tests/unit/kmm_daemon/link/test_client.py."""
-    stage.sandbox.kill_control_plane()
+    stage.sandbox.kmm_cp.kill()
     said = {node: len(stage.no_session(node)) for node in NODE_NAMES}
     slip = samples.push(stage.sandbox, "slip", ("slip",))
     for number in range(AWAY_CHANGES):
@@ -229,7 +229,7 @@ def test_many_changes_without_a_control_plane_cost_one_reload_and_few_words(
     words = {node: stage.no_session(node)[said[node] :] for node in NODE_NAMES}
     assert all(len(set(told)) == len(told) for told in words.values()), words
     last = stage.apply("slip", slip, "slip")
-    stage.sandbox.start_control_plane()
+    stage.sandbox.kmm_cp.start()
     for node in NODE_NAMES:
         wait_delay(stage, node, 100 + AWAY_CHANGES - 1)
         wait_one_session(stage, node)

@@ -53,7 +53,7 @@ def enrolling_settings() -> dict[str, Any]:
 def enrolled(stage: Stage) -> Iterator[Stage]:
     """Have the control plane make certificates, and every daemon start without any."""
     sandbox = stage.sandbox
-    before = sandbox.control_plane_config.read_text()
+    before = sandbox.kmm_cp.config.read_text()
     sandbox.kubectl("apply", "-f", str(AUTHORITY), "-f", str(rights.ENROLMENT))
     settings = yaml.safe_load(before)
     tls = sandbox.directory / "own-tls"
@@ -63,21 +63,21 @@ def enrolled(stage: Stage) -> Iterator[Stage]:
         "server_names": [programs.SERVER_NAME],
     }
     try:
-        sandbox.stop_control_plane()
-        programs.write_settings(sandbox.control_plane_config, settings)
-        sandbox.start_control_plane()
+        sandbox.kmm_cp.stop()
+        programs.write_settings(sandbox.kmm_cp.config, settings)
+        sandbox.kmm_cp.start()
         for node in sandbox.nodes.values():
             give(stage, node)
             programs.write_settings(node.settings, enrolling_settings())
             node.restart_daemon()
         yield stage
     finally:
-        if sandbox.control_plane is not None:
-            sandbox.stop_control_plane()
-        sandbox.control_plane_config.write_text(before)
+        if sandbox.kmm_cp.process is not None:
+            sandbox.kmm_cp.stop()
+        sandbox.kmm_cp.config.write_text(before)
         for node in sandbox.nodes.values():
             node.run_daemon()
-        sandbox.start_control_plane()
+        sandbox.kmm_cp.start()
 
 
 def test_daemons_enrol_on_their_nodes_and_load(enrolled: Stage) -> None:

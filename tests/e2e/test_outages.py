@@ -10,7 +10,6 @@ import pytest
 from kmm_common.api import names
 from kmm_sandbox import network, samples
 from kmm_sandbox.audit import counted
-from kmm_sandbox.operations import ONLY_REPLICA
 from kmm_sandbox.outcome import Outcome
 from support.stage import NODES, STATES, Stage, push_own
 
@@ -96,10 +95,10 @@ def test_reboot_without_the_control_plane_loads_when_it_is_back(
 ) -> None:
     """What a node should have is the control plane's to say: the journal is of another boot."""
     node = stage.sandbox.nodes["node3"]
-    stage.sandbox.stop_control_plane()
+    stage.sandbox.kmm_cp.stop()
     node.power_cycle()
     assert CORE not in node.loaded_modules()
-    stage.sandbox.start_control_plane()
+    stage.sandbox.kmm_cp.start()
     stage.until(lambda: loaded.says_loaded_since("node3", node.boot_id()), "loaded again")
     loaded.wait_loaded()
 
@@ -181,15 +180,15 @@ def test_node_that_is_deleted_and_comes_back_reloads_nothing(stage: Stage, loade
 
 
 def test_restart_with_everything_loaded_reloads_nothing(stage: Stage, loaded: Outcome) -> None:
-    ONLY_REPLICA.wait_idle(seconds=IDLE_SECONDS)
+    stage.sandbox.kmm_cp.replicas.wait_idle(seconds=IDLE_SECONDS)
     audit = stage.sandbox.plane.layout.audit_log
     before = audit.stat().st_size
     with nothing_done(stage):
-        assert stage.sandbox.stop_control_plane() == 0
-        stage.sandbox.start_control_plane()
+        assert stage.sandbox.kmm_cp.stop() == 0
+        stage.sandbox.kmm_cp.start()
         stage.until(lambda: served(stage) == set(stage.sandbox.nodes), "all nodes are served")
         loaded.wait_loaded()
-        ONLY_REPLICA.wait_idle(seconds=IDLE_SECONDS)
+        stage.sandbox.kmm_cp.replicas.wait_idle(seconds=IDLE_SECONDS)
     lines = audit.read_bytes()[before:].decode().splitlines()
     assert lines
     wrote = counted(lines, nodes=len(stage.sandbox.nodes), modules=1)
@@ -210,8 +209,8 @@ def test_control_plane_killed_in_a_rollout_loads_everything_once(stage: Stage) -
         lambda: any(LOAD_CORE in stage.steps(node)[before[node] :] for node in NODE_NAMES),
         "it began",
     )
-    stage.sandbox.kill_control_plane()
-    stage.sandbox.start_control_plane()
+    stage.sandbox.kmm_cp.kill()
+    stage.sandbox.kmm_cp.start()
     slip.wait_loaded()
     first.wait_loaded()
     for node in NODE_NAMES:
@@ -223,10 +222,10 @@ def test_change_without_a_control_plane_arrives_when_it_is_back(
     stage: Stage, loaded: Outcome
 ) -> None:
     before = {node: stage.steps(node) for node in NODE_NAMES}
-    stage.sandbox.kill_control_plane()
+    stage.sandbox.kmm_cp.kill()
     for delay in (4, 5, 6):
         core(stage, delay)
-    stage.sandbox.start_control_plane()
+    stage.sandbox.kmm_cp.start()
     for node in NODE_NAMES:
         wait_delay(stage, node, 6)
     loaded.wait_loaded()

@@ -16,7 +16,7 @@ from kmm_sandbox.cluster.cgroups import GIVEN, LEAF, PREFIX, PROCESSES
 from kmm_sandbox.cluster.cluster import Cluster, write_settings
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.cluster.umlnode import KubeletNode
-from kmm_sandbox.manager import REPOSITORY
+from kmm_sandbox.repository import REPOSITORY
 from support import unifiednode
 from support.workloads import create, delete, pod_spec, wait_until_running
 

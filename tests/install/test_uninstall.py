@@ -8,7 +8,7 @@ import pytest
 from kmm_sandbox import samples
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.kmm import DAEMON
-from kmm_sandbox.manager import CRDS
+from kmm_sandbox.kmmcp import CRDS
 from support.docsteps import arguments, commands
 from support.installation import REPOSITORY, inventory
 from support.kubelets import Kubelets

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kmm_sandbox.binaries import ASSETS, KubernetesRelease, find_binaries
 from kmm_sandbox.cache import cache_directory
-from kmm_sandbox.manager import REPOSITORY
 from kmm_sandbox.progress import Progress
+from kmm_sandbox.repository import REPOSITORY
 from kmm_sandbox.simulated.registry import find_registry
 from support.sandboxrun import Run
 

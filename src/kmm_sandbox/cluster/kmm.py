@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from kmm_common.api import names
 from kmm_sandbox import kmodimage
 from kmm_sandbox.cluster.cluster import Cluster
 from kmm_sandbox.cluster.images import read_archive
@@ -18,9 +17,10 @@ from kmm_sandbox.cluster.umlnode import OWN_KERNEL
 from kmm_sandbox.kmodimage import Image
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.kubelet import DAEMON_SET, NAMESPACE
-from kmm_sandbox.manager import REPOSITORY
+from kmm_sandbox.nodestates import connected
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.registry import Registry
+from kmm_sandbox.repository import REPOSITORY
 
 CONTROL_PLANE, DAEMON = "kmm-cp", "kmm-daemon"
 """The programs, and the names of their images in the manifests."""
@@ -45,7 +45,7 @@ def install(cluster: Cluster, archives: Path) -> None:
         lambda: _available(cluster), seconds=READY_SECONDS, what="Deployment kmm-cp available"
     )
     wait_until(
-        lambda: connected(cluster) == {*cluster.nodes},
+        lambda: _all_connected(cluster),
         seconds=READY_SECONDS,
         what="sessions of all daemons",
     )
@@ -101,15 +101,9 @@ def overlay(shipped: str, registry: str, digests: Mapping[str, str]) -> Object:
     }
 
 
-def connected(cluster: Cluster) -> set[str]:
-    """Return the nodes whose daemons have a session with the control plane."""
+def _all_connected(cluster: Cluster) -> bool:
     cluster.require_alive()
-    path = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
-    return {
-        each["metadata"]["name"]
-        for each in cluster.api.items(path)
-        if each.get("status", {}).get("daemon", {}).get("connected")
-    }
+    return connected(cluster.api) == {*cluster.nodes}
 
 
 def _available(cluster: Cluster) -> bool:

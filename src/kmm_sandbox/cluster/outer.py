@@ -10,8 +10,8 @@ from pathlib import Path
 from kmm_sandbox.cluster import cgroups, programs
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Ended, Inner, launch
-from kmm_sandbox.manager import REPOSITORY
 from kmm_sandbox.progress import Progress
+from kmm_sandbox.repository import REPOSITORY
 
 IMAGES = "images"
 """Directory of the run's, for the archives of both images."""

@@ -13,8 +13,8 @@ from kmm_sandbox.demo import Words
 from kmm_sandbox.launch import SIGNALS, Ended, keep_logs
 from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.modes import act, attempt
+from kmm_sandbox.operations import PlayedOperations
 from kmm_sandbox.progress import Progress
-from kmm_sandbox.simulated.operations import SimulatedOperations
 from kmm_sandbox.simulated.registry import find_registry
 from kmm_sandbox.simulated.sandbox import SimulatedSandbox
 
@@ -107,7 +107,7 @@ class _Whole:
         return act(
             self.mode,
             sandbox,
-            SimulatedOperations(sandbox),
+            PlayedOperations(sandbox),
             self.progress,
             words,
             api_port=lambda: sandbox.plane.layout.ports.api,

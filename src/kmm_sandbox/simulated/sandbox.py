@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports, free_ports
+from kmm_sandbox.kmmcp import KmmCp
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Kubelet
-from kmm_sandbox.manager import Manager
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority
 from kmm_sandbox.processes import Launcher, wait_until
@@ -33,7 +33,7 @@ class SimulatedSandbox:
     plane: ControlPlane
     registry: Registry
     authority: Authority
-    manager: Manager
+    kmm_cp: KmmCp
     nodes: dict[str, SimulatedNode] = field(default_factory=dict)
 
     @classmethod
@@ -78,7 +78,7 @@ class SimulatedSandbox:
             plane=plane,
             registry=start_registry(registry_program, launcher, port=registry_port),
             authority=authority,
-            manager=Manager(
+            kmm_cp=KmmCp(
                 directory=directory,
                 launcher=launcher,
                 plane=plane,
@@ -106,7 +106,7 @@ class SimulatedSandbox:
         """Raise SandboxError, saying which, if a part has ended by itself."""
         self.plane.require_alive()
         self.registry.process.require_alive()
-        self.manager.require_alive()
+        self.kmm_cp.require_alive()
         for node in self.nodes.values():
             node.require_alive()
 
@@ -114,15 +114,15 @@ class SimulatedSandbox:
         """End everything at once; what is on disk stays until the directory goes."""
         for node in self.nodes.values():
             node.leave()
-        if self.manager.process is not None:
-            self.manager.kill()
+        if self.kmm_cp.process is not None:
+            self.kmm_cp.kill()
         self.registry.stop()
         self.plane.stop()
 
     def _install(self, nodes: int, progress: Progress) -> None:
         with progress.step("KMM: CRDs, rights, certificates, control plane"):
-            self.manager.install()
-            self.manager.start()
+            self.kmm_cp.install()
+            self.kmm_cp.start()
         with progress.step(f"{nodes} simulated nodes join, daemons start"):
             for number in range(1, nodes + 1):
                 self._add(f"node{number}")
@@ -138,11 +138,11 @@ class SimulatedSandbox:
             kubelet=kubelet,
             launcher=self.launcher,
             authority=self.authority,
-            server=self.manager.listening.link,
+            server=self.kmm_cp.listening.link,
         )
         self.nodes[name] = node
         node.join()
 
     def _connected(self) -> bool:
         self.require_alive()
-        return self.manager.connected(self.nodes)
+        return self.kmm_cp.connected(self.nodes)

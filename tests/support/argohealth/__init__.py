@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from kmm_sandbox.kubeapi import Object
-from kmm_sandbox.manager import REPOSITORY
+from kmm_sandbox.repository import REPOSITORY
 from support.goprogram import GoProgram
 from support.kstatus import Verdict
 

@@ -4,26 +4,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_common.api import names
 from kmm_sandbox import programs
 from kmm_sandbox.controlplane import ControlPlane
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT
+from kmm_sandbox.nodestates import connected
 from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.processes import Launcher, Process, wait_until
+from kmm_sandbox.replicas import Replicas
+from kmm_sandbox.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CRDS = REPOSITORY / "crds"
 RBAC = REPOSITORY / "manifests/base/rbac.yaml"
 ADMISSION = REPOSITORY / "manifests/base/admission.yaml"
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 """As a Pod has it by default."""
-_STATES = f"/apis/{names.API_VERSION}/{names.NODE_MODULES_STATES}"
 
 
 @dataclass(slots=True, kw_only=True)
-class Manager:
+class KmmCp:
     """The only replica, on a Kubernetes control plane that has nothing of KMM yet."""
 
     directory: Path
@@ -44,6 +44,11 @@ class Manager:
     def logs(self) -> list[Path]:
         """JSON lines, one file a start."""
         return [self.launcher.logs / f"kmm-cp.{number}.log" for number in range(1, self.starts + 1)]
+
+    @property
+    def replicas(self) -> Replicas:
+        """What it tells by its metrics."""
+        return Replicas((self.listening.metrics,))
 
     @property
     def identity(self) -> Identity:
@@ -95,11 +100,9 @@ class Manager:
             self.process.require_alive()
 
     def connected(self, nodes: Iterable[str]) -> bool:
-        """Tell whether every node's NodeModulesState says that its daemon is connected."""
+        """Tell whether every node's daemon has a session with it. SandboxError if it has ended."""
         self.require_alive()
-        states = {each["metadata"]["name"]: each for each in self.plane.api().items(_STATES)}
-        daemons = (states.get(name, {}).get("status", {}).get("daemon") for name in nodes)
-        return all(daemon and daemon.get("connected") for daemon in daemons)
+        return connected(self.plane.api()) >= set(nodes)
 
     def _running(self) -> Process:
         if self.process is None:
