@@ -140,11 +140,16 @@ class Settings(ProgramSettings):
         return self
 
     @model_validator(mode="after")
-    def _scraper_has_an_authority(self) -> Self:
+    def _scraper_has_an_authority_and_a_secret_of_its_own(self) -> Self:
         if self.scraper_secret and self.enrolment is None:
             raise ValueError(
                 "scraper_secret: needs enrolment, whose authority signs; leave it empty where"
                 " cert-manager issues certificates"
+            )
+        if self.enrolment is not None and self.scraper_secret == self.enrolment.secret:
+            raise ValueError(
+                "scraper_secret: must be another Secret than enrolment.secret, which it would"
+                " overwrite: the authority's keys"
             )
         return self
 

@@ -106,7 +106,7 @@ def _signer(data: Mapping[str, bytes], name: str) -> Signer:
 def _certificate(data: Mapping[str, bytes], where: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(data.get(where, b""))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise AuthorityError(where, "is no certificate in PEM") from error
 
 

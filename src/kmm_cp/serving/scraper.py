@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kmm_common.clock import Clock
 from kmm_common.errors import KmmError
@@ -22,16 +24,16 @@ CERT, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 """Of the Secret; as cert-manager names them."""
 
 
-def is_due(data: Mapping[str, bytes], bundle: bytes, now: datetime) -> bool:
-    """Tell whether another certificate is to replace what a Secret holds.
-
-    `bundle` begins with the authority that signs, so it is another one after each take-over.
-    """
+def is_due(data: Mapping[str, bytes], held: Authorities, now: datetime) -> bool:
+    """Tell whether another certificate is to replace what a Secret holds, whoever wrote that."""
     try:
         certificate = x509.load_pem_x509_certificate(data.get(CERT, b""))
-    except ValueError:
+        key = load_pem_private_key(data.get(KEY, b""), password=None)
+        certificate.verify_directly_issued_by(held.current.certificate)
+        fits = key.public_key() == certificate.public_key()
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, InvalidSignature):
         return True
-    if data.get(CA) != bundle or not data.get(KEY):
+    if not fits or data.get(CA) != held.bundle:
         return True
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return now >= begins + (ends - begins) * 2 / 3
@@ -74,7 +76,7 @@ class ScraperKeeper:
         """Read the Secret, and write another certificate if it is due. Raises KmmError."""
         held, now = self._authorities(), self._clock.now()
         data, version = await self._store.read()
-        if not is_due(data, held.bundle, now):
+        if not is_due(data, held, now):
             return
         cert, key = scraper_certificate(held.current, self._name, now=now, life=self._life)
         try:

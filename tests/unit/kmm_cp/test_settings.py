@@ -54,6 +54,10 @@ def test_variable_overrides_the_file_as_yaml(tmp_path: Path) -> None:
             "namespace: 'Not_A' is not taken; it must be like kmm",
         ),
         ({"tls": TLS, "scraper_secret": "kmm-scraper"}, "scraper_secret: needs enrolment"),
+        (
+            {"tls": TLS, "scraper_secret": "one", "enrolment": {"secret": "one"}},
+            "scraper_secret: must be another Secret than enrolment.secret",
+        ),
         ({"tls": TLS, "log_format": "xml"}, "log_format: Input should be 'text' or 'json'"),
         (
             {"tls": TLS, "lease": {"duration_seconds": 10}},

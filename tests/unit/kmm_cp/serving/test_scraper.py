@@ -19,25 +19,32 @@ def stored(held: Authorities = HELD) -> dict[str, bytes]:
 
 
 def test_certificate_stays_for_two_thirds_of_its_life() -> None:
-    assert not is_due(stored(), HELD.bundle, START + LIFE * 0.6)
-    assert is_due(stored(), HELD.bundle, START + LIFE * 0.7)
+    assert not is_due(stored(), HELD, START + LIFE * 0.6)
+    assert is_due(stored(), HELD, START + LIFE * 0.7)
 
 
 @pytest.mark.parametrize("name", [CERT, KEY, CA])
 def test_what_is_missing_is_made(name: str) -> None:
-    assert is_due({**stored(), name: b""}, HELD.bundle, START)
-    assert is_due(
-        {key: value for key, value in stored().items() if key != name}, HELD.bundle, START
-    )
+    assert is_due({**stored(), name: b""}, HELD, START)
+    assert is_due({key: value for key, value in stored().items() if key != name}, HELD, START)
 
 
-def test_text_that_is_no_certificate_is_replaced() -> None:
-    assert is_due({**stored(), CERT: b"spoilt"}, HELD.bundle, START)
+@pytest.mark.parametrize("name", [CERT, KEY, CA])
+def test_what_was_written_by_hand_is_replaced(name: str) -> None:
+    assert is_due({**stored(), name: b"spoilt"}, HELD, START)
+    # Each is good for itself.
+    other = stored(turned(None, now=START, leaf=LIFE))
+    assert is_due({**stored(), name: other[name]}, HELD, START)
+
+
+def test_pair_of_another_authority_is_replaced() -> None:
+    other = stored(turned(None, now=START, leaf=LIFE))
+    assert is_due({**other, CA: HELD.bundle}, HELD, START)
 
 
 def test_every_step_of_a_take_over_by_another_authority_brings_another_certificate() -> None:
     trusted = turned(HELD, now=START + NEXT_AFTER, leaf=LIFE)
-    assert is_due(stored(), trusted.bundle, START)
+    assert is_due(stored(), trusted, START)
     signs = turned(trusted, now=START + NEXT_AFTER + SEEN_AFTER, leaf=LIFE)
     assert signs.current != HELD.current
-    assert is_due({**stored(), CA: trusted.bundle}, signs.bundle, START)
+    assert is_due({**stored(), CA: trusted.bundle}, signs, START)
