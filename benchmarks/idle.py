@@ -12,9 +12,9 @@ from benchmarks import nodes
 from benchmarks.figures import Figure
 from kmm_daemon.settings import Settings
 from kmm_sandbox import samples
-from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.process.node import Node
+from kmm_sandbox.process.sandbox import Sandbox
 
 NODES = 3
 WINDOW_SECONDS = 120.0

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from benchmarks import nodes
 from benchmarks.figures import Figure, median_and_worst
 from kmm_sandbox import audit, samples
-from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
-from kmm_sandbox.sandbox import Sandbox
+from kmm_sandbox.process.node import Node
+from kmm_sandbox.process.sandbox import Sandbox
 
 ROUNDS = 10
 NODES = 3

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kmm_sandbox import machine
 from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.process.sandbox import Sandbox
 from kmm_sandbox.progress import Progress
-from kmm_sandbox.sandbox import Sandbox
 
 LIMIT_SECONDS = 120.0
 

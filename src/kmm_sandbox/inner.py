@@ -1,34 +1,18 @@
-"""The inner half: runs inside the namespaces, as their first process."""
+"""What every inner half is: it runs inside the namespaces, as their first process."""
 
 import argparse
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from kmm_sandbox import namespaces, rundirectory
-from kmm_sandbox.binaries import find_binaries
-from kmm_sandbox.demo import Words
 from kmm_sandbox.lifeline import Lifeline
-from kmm_sandbox.modes import MODES, act, attempt
-from kmm_sandbox.operations import PlayedOperations
+from kmm_sandbox.modes import MODES, attempt
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import Relay
 from kmm_sandbox.running import Running
-from kmm_sandbox.sandbox import Sandbox
-
-WORDS = Words(
-    commands="",
-    nodes="""\
-On these nodes the sandbox plays kubelet: it keeps Nodes, Leases and the daemons' Pods true.""",
-)
-
-
-def main() -> int:
-    """Start the sandbox, run the mode, end the sandbox; 1 if anything failed."""
-    return inside(_run)
 
 
 def inside(run: Callable[[argparse.Namespace, Progress, Lifeline], int]) -> int:
@@ -54,28 +38,6 @@ def inside(run: Callable[[argparse.Namespace, Progress, Lifeline], int]) -> int:
             progress.say("everything is stopped")
 
 
-def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) -> int:
-    sandbox = Sandbox.start(
-        options.directory,
-        find_binaries(progress),
-        progress=progress,
-        nodes=options.nodes,
-        leashed=False,
-    )
-    try:
-        return act(
-            options.mode,
-            sandbox,
-            PlayedOperations(sandbox),
-            progress,
-            WORDS,
-            api_port=lambda: relayed(options, sandbox),
-        )
-    finally:
-        lifeline.let_go()
-        sandbox.stop()
-
-
 def relayed(options: argparse.Namespace, sandbox: Running) -> int:
     """Have the API server reached from outside; return its port there."""
     outside = socket.socket(fileno=options.api_socket)
@@ -92,7 +54,3 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--nodes", type=int, required=True)
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kmm_sandbox import launch, machine
-from kmm_sandbox.cluster import cgroups, outer, programs
+from kmm_sandbox.cluster import outer as cluster
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Ended
+from kmm_sandbox.process import outer as process
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.simulated import run as simulated
 
@@ -57,29 +57,20 @@ class Choice:
         return [f"nodes: {self.kind.name} ({how}): {self.kind.what}", *better]
 
 
-def _no_kubelet() -> str:
-    packages = {**machine.PACKAGES, **programs.PACKAGES}
-    return machine.obstacle() or machine.unavailable(packages) or cgroups.obstacle()
-
-
-def _no_kernels() -> str:
-    return machine.obstacle() or machine.unavailable(machine.PACKAGES)
-
-
 KINDS = (
     Kind(
         name="kubelet",
         what="real kubelets, containerds and kernels; KMM's own images and manifests",
         count=2,
-        obstacle=_no_kubelet,
-        run=outer.run,
+        obstacle=cluster.obstacle,
+        run=cluster.run,
     ),
     Kind(
         name="process",
         what="real kernels; the sandbox plays kubelet, and runs KMM without images",
         count=3,
-        obstacle=_no_kernels,
-        run=launch.launch,
+        obstacle=process.obstacle,
+        run=process.run,
     ),
     Kind(
         name="simulated",

@@ -43,13 +43,13 @@ class Ended:
 class Inner:
     """The inner half of a kind of sandbox: its module, and what that needs besides."""
 
-    module: str = "kmm_sandbox.inner"
+    module: str
     prepare: Callable[[Progress], None] = lambda progress: None
     supply: Callable[[Path], None] = lambda directory: None
     """Puts into the run's directory what the inner half has no network for."""
 
 
-def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner = Inner()) -> Ended:
+def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner) -> Ended:
     """Run so many nodes in a mode of the inner half. Raises SandboxError."""
     machine.prepare(progress)
     find_binaries(progress)

@@ -6,8 +6,8 @@ import pytest
 
 from kmm_sandbox import machine, namespaces
 from kmm_sandbox.binaries import find_binaries
+from kmm_sandbox.process.sandbox import Sandbox
 from kmm_sandbox.progress import Progress
-from kmm_sandbox.sandbox import Sandbox
 from support import rights
 from support.onkubelets import KUBELETS
 from support.stage import Stage, on_stage

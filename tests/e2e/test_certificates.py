@@ -14,8 +14,8 @@ import yaml
 from kmm_common.api import names
 from kmm_common.tls import TlsFiles
 from kmm_sandbox import programs
-from kmm_sandbox.node import Node
 from kmm_sandbox.pki import Authority
+from kmm_sandbox.process.node import Node
 from support import certvolume
 from support.certvolume import CertificateVolume, bundle, contents
 from support.stage import Stage, push_own

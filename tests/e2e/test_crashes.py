@@ -6,7 +6,7 @@ import random
 import pytest
 
 from kmm_sandbox import kmodimage
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.journals import UNUSABLE
 from support.stage import Stage, own_module, push_own, push_pinned
 from support.verdict import TALLY

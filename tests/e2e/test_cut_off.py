@@ -8,8 +8,8 @@ import pytest
 
 from kmm_common.api import names
 from kmm_sandbox import network, samples
-from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
+from kmm_sandbox.process.node import Node
 from support.stage import Stage, push_own
 
 CORE = "kmt_core"

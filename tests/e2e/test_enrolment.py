@@ -12,7 +12,7 @@ import yaml
 
 from kmm_sandbox import programs
 from kmm_sandbox.network import HOST_ADDRESS
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support import certvolume, rights
 from support.certvolume import CERT, KEY
 from support.enrolled import AUTHORITY, CONFIG_MAP, token

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from kmm_sandbox import kmodimage
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.stage import Stage, own_module, push_files
 
 CORE = "kmt_core"

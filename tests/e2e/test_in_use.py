@@ -1,6 +1,6 @@
 """Who keeps a module in the kernel is named, as far as the kernel shows it."""
 
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.stage import Stage, own_file, push_own
 
 CORE, USER = "kmt_core", "kmt_user"

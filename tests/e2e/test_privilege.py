@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kmm_sandbox import kmodimage
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.stage import (
     STORE,
     Stage,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from kmm_sandbox import kmodimage
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.stage import STATES, Stage, own_module, push_files
 from support.umlrelease import set_release
 

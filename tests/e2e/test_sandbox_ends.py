@@ -78,7 +78,7 @@ def interrupt(run: Namespaced) -> None:
 
 def interrupt_twice(run: Namespaced) -> None:
     """Press Ctrl-C, and again while the sandbox is held up in its end."""
-    os.kill(run.process("kmm_sandbox.inner"), signal.SIGSTOP)
+    os.kill(run.process("kmm_sandbox.process.inner"), signal.SIGSTOP)
     interrupt(run)
     run.wait_for(ENDING)
     interrupt(run)
@@ -97,7 +97,7 @@ def kill_outer_half(run: Namespaced) -> None:
 
 
 def kill_inner_half(run: Namespaced) -> None:
-    os.kill(run.process("kmm_sandbox.inner"), signal.SIGKILL)
+    os.kill(run.process("kmm_sandbox.process.inner"), signal.SIGKILL)
 
 
 def kill_etcd(run: Namespaced) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import yaml
 
 from kmm_sandbox import programs, samples
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 from support.stage import Stage, modprobes, push_own
 
 CORE, USER = "kmt_core", "kmt_user"

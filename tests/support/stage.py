@@ -19,10 +19,10 @@ from kmm_common.api import names
 from kmm_daemon.values import kernel_name
 from kmm_sandbox import kmodimage, samples
 from kmm_sandbox.network import REGISTRY_PORT
-from kmm_sandbox.node import Node
 from kmm_sandbox.outcome import Outcome
+from kmm_sandbox.process.node import Node
+from kmm_sandbox.process.sandbox import Sandbox
 from kmm_sandbox.processes import wait_until
-from kmm_sandbox.sandbox import Sandbox
 from support import history
 from support.kubelets import Kubelets
 from support.staged import Staged, StagedNode

@@ -7,7 +7,7 @@ The kernel itself has no way to be told. What is written is the `release` in its
 import re
 from pathlib import Path
 
-from kmm_sandbox.node import Node
+from kmm_sandbox.process.node import Node
 
 FIELD = 65
 """Bytes of each of sysname, nodename, release."""

@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from kmm_sandbox import inner
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import Cluster
@@ -11,6 +10,7 @@ from kmm_sandbox.cluster.operations import KubeletOperations
 from kmm_sandbox.cluster.outer import IMAGES
 from kmm_sandbox.cluster.programs import find_programs
 from kmm_sandbox.demo import Words
+from kmm_sandbox.inner import inside, relayed
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.lifeline import Lifeline
 from kmm_sandbox.modes import act
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
             KubeletOperations(cluster),
             progress,
             WORDS,
-            api_port=lambda: inner.relayed(options, cluster),
+            api_port=lambda: relayed(options, cluster),
         )
     finally:
         lifeline.let_go()
@@ -54,4 +54,4 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
 
 
 if __name__ == "__main__":
-    sys.exit(inner.inside(_run))
+    sys.exit(inside(_run))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kmm_sandbox import machine
 from kmm_sandbox.cluster import cgroups, programs
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Ended, Inner, launch
@@ -16,6 +17,12 @@ from kmm_sandbox.repository import REPOSITORY
 IMAGES = "images"
 """Directory of the run's, for the archives of both images."""
 IMAGES_SECONDS = 3600.0
+
+
+def obstacle() -> str:
+    """Return what keeps such nodes from running here, with the remedy; empty if nothing does."""
+    packages = {**machine.PACKAGES, **programs.PACKAGES}
+    return machine.obstacle() or machine.unavailable(packages) or cgroups.obstacle()
 
 
 def build_images(*arguments: str) -> None:
@@ -39,9 +46,6 @@ def build_images(*arguments: str) -> None:
 
 def prepare(progress: Progress) -> None:
     """Have programs and Debian packages here. Raises SandboxError with the remedy."""
-    problem = cgroups.obstacle()
-    if problem:
-        raise SandboxError(problem, reason="MachineUnfit")
     programs.prepare(progress)
     programs.find_programs(progress)
 

@@ -10,11 +10,11 @@ from kmm_common.errors import TransientError
 from kmm_daemon.kernel.procfs import KernelFiles
 from kmm_sandbox import programs
 from kmm_sandbox.controlplane import free_ports
+from kmm_sandbox.daemontls import write_daemon_tls
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.kubelet import Kubelet
-from kmm_sandbox.node import write_daemon_tls
 from kmm_sandbox.pki import Authority
 from kmm_sandbox.processes import Launcher, Process
 from kmm_sandbox.simulated.kernel import boot, log_lines, switch_off

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kmm_sandbox import guestexec, programs
+from kmm_sandbox.daemontls import daemon_identity, write_daemon_tls
 from kmm_sandbox.guestexec import Answer
-from kmm_sandbox.kubelet import NAMESPACE, SERVICE_ACCOUNT, Kubelet
+from kmm_sandbox.kubelet import Kubelet
 from kmm_sandbox.network import HOST_ADDRESS, NOBODY
-from kmm_sandbox.pki import Authority, Identity, daemon_uri
+from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.pod import DaemonPod, make_bundle
 from kmm_sandbox.uml import UmlNode
 
@@ -149,20 +150,3 @@ class Node:
             "revision": str(self.daemon_revision),
         }
         guestexec.write_whole(self.machine.spec.files.daemon, json.dumps(wanted))
-
-
-def daemon_identity(kubelet: Kubelet) -> Identity:
-    """Return what the certificate of a node's daemon names: its Pod."""
-    uri = daemon_uri(
-        namespace=NAMESPACE,
-        service_account=SERVICE_ACCOUNT,
-        pod=kubelet.pod,
-        uid=kubelet.pod_uid,
-    )
-    return Identity(common_name="kmm-daemon", uris=(uri,), client=True)
-
-
-def write_daemon_tls(directory: Path, kubelet: Kubelet, authority: Authority) -> None:
-    """Write daemon.crt, daemon.key and ca.crt for the Pod that a node's daemon has now."""
-    authority.issue(daemon_identity(kubelet)).write(directory, "daemon")
-    (directory / "ca.crt").write_bytes(authority.credential.cert_pem)

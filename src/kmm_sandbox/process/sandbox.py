@@ -17,8 +17,8 @@ from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Guest, Kubelet
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT, NodeAddress
-from kmm_sandbox.node import Node
 from kmm_sandbox.pki import Authority
+from kmm_sandbox.process.node import Node
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
