@@ -6,9 +6,10 @@ import signal
 import sys
 
 from kmm_sandbox import kinds
+from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import FAILURES, SandboxError, told
 from kmm_sandbox.kinds import Kind
-from kmm_sandbox.launch import SIGNALS, Ended
+from kmm_sandbox.launch import SIGNALS
 from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.modes import CHECK, MODES
 from kmm_sandbox.network import MAX_NODES

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kmm_sandbox.cluster import outer as cluster
+from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.launch import Ended
 from kmm_sandbox.process import outer as process
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.simulated import run as simulated

@@ -6,37 +6,26 @@ Ctrl-C or because this process is gone, it ends in order; a second Ctrl-C ends i
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from kmm_sandbox import machine, namespaces, rundirectory, verdict, xstate
+from kmm_sandbox import machine, namespaces, rundirectory, xstate
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cache import cache_directory
+from kmm_sandbox.ended import Ended, ended
 from kmm_sandbox.lifeline import INTERRUPTED
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import outside_socket
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends the sandbox: Ctrl-C, a supervisor, a terminal that is closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run ended."""
-
-    code: int
-    """Exit code."""
-    verdict: str
-    """One line of JSON; only a check says more in it than that there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +48,11 @@ def launch(mode: str, *, nodes: int, progress: Progress, inner: Inner) -> Ended:
     with rundirectory.held() as directory, outside_socket() as api:
         inner.supply(directory)
         code = _run(inner.module, mode, directory, api, nodes, progress)
-        if code not in (0, INTERRUPTED):
-            progress.say(f"logs of the failed run: {keep_logs(directory)}")
+        end = ended(code, directory, progress)
         # Images and disks of nodes: half a minute on a busy machine. The terminal may be gone.
         with contextlib.suppress(OSError):
             progress.say(f"removing {directory}")
-        return Ended(code, verdict.line(directory))
+        return end
 
 
 def _run(
@@ -116,14 +104,3 @@ def _interruptible(
             signal.signal(number, handler)
         for descriptor in open_pipes:
             os.close(descriptor)
-
-
-def keep_logs(directory: Path) -> Path:
-    """Copy the logs of a run to a directory that outlives it; return that."""
-    kept = Path(tempfile.mkdtemp(prefix="kmm-sandbox-logs-"))
-    # A kubelet has links to logs by the paths that its node has.
-    for log in (path for path in directory.rglob("*.log") if not path.is_symlink()):
-        target = kept / log.relative_to(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(log, target)
-    return kept

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from kmm_sandbox import machine
 from kmm_sandbox.cluster import cgroups, programs
+from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import SandboxError
-from kmm_sandbox.launch import Ended, Inner, launch
+from kmm_sandbox.launch import Inner, launch
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.repository import REPOSITORY
 

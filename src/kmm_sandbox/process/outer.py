@@ -1,7 +1,8 @@
 """What a sandbox that plays kubelet needs of the machine."""
 
 from kmm_sandbox import machine
-from kmm_sandbox.launch import Ended, Inner, launch
+from kmm_sandbox.ended import Ended
+from kmm_sandbox.launch import Inner, launch
 from kmm_sandbox.progress import Progress
 
 INNER = Inner(module="kmm_sandbox.process.inner")

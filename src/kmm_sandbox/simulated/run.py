@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmm_sandbox import machine, rundirectory, verdict
+from kmm_sandbox import machine, rundirectory
 from kmm_sandbox.binaries import Binaries, find_binaries
 from kmm_sandbox.demo import Words
-from kmm_sandbox.launch import SIGNALS, Ended, keep_logs
-from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.ended import Ended, ended
+from kmm_sandbox.launch import SIGNALS
 from kmm_sandbox.modes import act, attempt
 from kmm_sandbox.operations import PlayedOperations
 from kmm_sandbox.progress import Progress
@@ -43,9 +43,7 @@ def run(mode: str, *, nodes: int, progress: Progress) -> Ended:
     rundirectory.sweep()
     with rundirectory.held() as directory:
         code = whole.run(directory, binaries, registry_program)
-        if code not in (0, INTERRUPTED):
-            progress.say(f"logs of the failed run: {keep_logs(directory)}")
-        return Ended(code, verdict.line(directory))
+        return ended(code, directory, progress)
 
 
 def notice(obstacle: str) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kmm_sandbox.launch import keep_logs
+from kmm_sandbox.ended import keep_logs
 
 
 def test_logs_are_kept_by_their_paths_and_links_to_paths_of_a_node_are_left_out(

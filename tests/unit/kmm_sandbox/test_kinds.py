@@ -3,9 +3,9 @@
 import pytest
 
 from kmm_sandbox import kinds
+from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kinds import Kind, choose
-from kmm_sandbox.launch import Ended
 from kmm_sandbox.progress import Progress
 
 
