@@ -1,7 +1,7 @@
 """kmm-cp as a process of this machine: its rights and files, its starts and ends."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmm_sandbox import programs
@@ -29,8 +29,8 @@ class KmmCp:
     directory: Path
     launcher: Launcher
     plane: ControlPlane
-    authority: Authority
-    """Signs its certificate."""
+    authority: Authority = field(default_factory=lambda: Authority("kmm development"))
+    """Signs its certificate, and those of daemons."""
     listening: programs.Listening
     process: Process | None = None
     starts: int = 0

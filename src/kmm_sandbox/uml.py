@@ -111,6 +111,11 @@ class UmlNode:
         """True if it is switched on, but its kernel has ended."""
         return self.process is not None and not self.process.alive
 
+    def require_alive(self) -> None:
+        """Raise SandboxError if its kernel has ended."""
+        if self.crashed:
+            raise SandboxError(f"the kernel of {self.spec.name} has ended")
+
     def switch_on(self) -> None:
         """Boot and wait for the agent. Raises SandboxError with the console's last lines."""
         if self.process is not None:

@@ -98,8 +98,8 @@ def mounts(stage: Stage) -> Iterator[Mounts]:
     sandbox = stage.sandbox
     before = sandbox.kmm_cp.config.read_text()
     mounts = Mounts(stage=stage, plane=CertificateVolume(sandbox.directory / "certificates"))
-    mounts.give_plane(sandbox.authority, sandbox.authority)
-    mounts.give_nodes(sandbox.authority, sandbox.authority)
+    mounts.give_plane(sandbox.kmm_cp.authority, sandbox.kmm_cp.authority)
+    mounts.give_nodes(sandbox.kmm_cp.authority, sandbox.kmm_cp.authority)
     try:
         mounts.use()
         yield mounts
@@ -118,7 +118,7 @@ def test_authority_rotated_with_overlap_drops_no_session_and_without_it_no_modul
     image = push_own(stage.sandbox, "core", CORE)
     core = stage.apply("core", image, CORE)
     core.wait_loaded()
-    old, new, strange = stage.sandbox.authority, Authority("new"), Authority("strange")
+    old, new, strange = stage.sandbox.kmm_cp.authority, Authority("new"), Authority("strange")
     steps = {name: stage.steps(name) for name in stage.sandbox.nodes}
     said = {name: len(stage.no_session(name)) for name in stage.sandbox.nodes}
     sessions = mounts.sessions()

@@ -7,7 +7,6 @@ from kmm_sandbox import guestexec
 from kmm_sandbox.cluster.hostnode import kubelet_argv
 from kmm_sandbox.cluster.programs import Programs
 from kmm_sandbox.cluster.settings import NodeSettings
-from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.network import NodeAddress
 from kmm_sandbox.processes import Launcher
@@ -90,5 +89,4 @@ class KubeletNode:
 
     def require_alive(self) -> None:
         """Raise SandboxError if the node's kernel has ended."""
-        if self.machine.crashed:
-            raise SandboxError(f"the kernel of {self.name} has ended")
+        self.machine.require_alive()

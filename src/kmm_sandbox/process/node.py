@@ -125,6 +125,10 @@ class Node:
         """Put the node's wall clock so far forward, or back."""
         self.execute(sys.executable, "-I", "-S", "-c", STEP_CLOCK, str(seconds)).check()
 
+    def require_alive(self) -> None:
+        """Raise SandboxError if the node's kernel has ended."""
+        self.machine.require_alive()
+
     def leave(self) -> None:
         """End everything of the node at once."""
         self.kubelet.stop()

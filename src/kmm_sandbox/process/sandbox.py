@@ -3,7 +3,7 @@
 import compileall
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import kmm_common
@@ -11,18 +11,14 @@ import kmm_daemon
 from kmm_sandbox import network, programs
 from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
-from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kmmcp import KmmCp
-from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Guest, Kubelet
-from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT, NodeAddress
-from kmm_sandbox.pki import Authority
+from kmm_sandbox.played import PlayedSandbox
 from kmm_sandbox.process.node import Node
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
-from kmm_sandbox.samples import EVERYWHERE, Placement
 from kmm_sandbox.uml import UmlNode, new_machine, shared_memory_fits
 from kmm_sandbox.umlkernel import UmlKernel
 
@@ -30,18 +26,10 @@ READY_SECONDS = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Sandbox:
+class Sandbox(PlayedSandbox[Node]):
     """Started once; must run inside a network namespace of its own."""
 
-    directory: Path
     progress: Progress
-    launcher: Launcher
-    kernel: UmlKernel
-    plane: ControlPlane
-    registry: Registry
-    authority: Authority
-    kmm_cp: KmmCp
-    nodes: dict[str, Node] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -59,7 +47,6 @@ class Sandbox:
         ]
         with progress.step(f"Kubernetes, registry and {nodes} kernels"):
             plane, registry = _start_machines(directory, binaries, launcher, machines)
-        authority = Authority("kmm development")
         sandbox = cls(
             directory=directory,
             progress=progress,
@@ -67,12 +54,10 @@ class Sandbox:
             kernel=UmlKernel.find(),
             plane=plane,
             registry=registry,
-            authority=authority,
             kmm_cp=KmmCp(
                 directory=directory,
                 launcher=launcher,
                 plane=plane,
-                authority=authority,
                 listening=programs.FOR_NODES,
             ),
         )
@@ -82,21 +67,6 @@ class Sandbox:
             sandbox.stop()
             raise
         return sandbox
-
-    @property
-    def api(self) -> KubeApi:
-        """An administrator's requests."""
-        return self.plane.api()
-
-    @property
-    def placement(self) -> Placement:
-        """Where Modules go that are to be on its nodes."""
-        return EVERYWHERE
-
-    @property
-    def kubectl(self) -> Kubectl:
-        """An administrator's kubectl."""
-        return self.plane.kubectl
 
     @property
     def control_plane_logs(self) -> list[Path]:
@@ -113,24 +83,6 @@ class Sandbox:
         """Start the registry that was stopped, with all that it had. Raises SandboxError."""
         self.registry = _start_registry(self.directory, self.launcher)
 
-    def require_alive(self) -> None:
-        """Raise SandboxError, saying which, if a part has ended by itself."""
-        self.plane.require_alive()
-        self.registry.process.require_alive()
-        self.kmm_cp.require_alive()
-        crashed = [name for name, node in self.nodes.items() if node.machine.crashed]
-        if crashed:
-            raise SandboxError(f"the kernel of {', '.join(crashed)} has ended")
-
-    def stop(self) -> None:
-        """End everything at once; what is on disk stays until the directory goes."""
-        for node in self.nodes.values():
-            node.leave()
-        if self.kmm_cp.process is not None:
-            self.kmm_cp.kill()
-        self.registry.stop()
-        self.plane.stop()
-
     def _install(self, machines: Iterable[UmlNode]) -> None:
         with self.progress.step("KMM: CRDs, rights, certificates, control plane"):
             self.kmm_cp.install()
@@ -138,7 +90,7 @@ class Sandbox:
         with self.progress.step("nodes join, daemons start"):
             for machine in machines:
                 self._add(machine)
-            wait_until(self._connected, seconds=READY_SECONDS, what="sessions of all daemons")
+            wait_until(self.connected, seconds=READY_SECONDS, what="sessions of all daemons")
 
     def _add(self, machine: UmlNode) -> None:
         kubelet = Kubelet(
@@ -147,14 +99,10 @@ class Sandbox:
             machine=Guest(machine.spec.files.heartbeat),
             api=self.api,
         )
-        node = Node(machine=machine, kubelet=kubelet, authority=self.authority)
+        node = Node(machine=machine, kubelet=kubelet, authority=self.kmm_cp.authority)
         self.nodes[node.name] = node
         node.join()
         node.run_daemon()
-
-    def _connected(self) -> bool:
-        self.require_alive()
-        return self.kmm_cp.connected(self.nodes)
 
 
 def compile_daemon() -> None:

@@ -1,20 +1,16 @@
 """A whole cluster whose nodes are simulated: processes of one user on loopback, and no more."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports, free_ports
 from kmm_sandbox.kmmcp import KmmCp
-from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import Kubelet
-from kmm_sandbox.manifests import Kubectl
-from kmm_sandbox.pki import Authority
+from kmm_sandbox.played import PlayedSandbox
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.programs import Listening
 from kmm_sandbox.progress import Progress
-from kmm_sandbox.registry import Registry
-from kmm_sandbox.samples import EVERYWHERE, Placement
 from kmm_sandbox.simulated.modules import SimulatedTree
 from kmm_sandbox.simulated.node import SimulatedMachine, SimulatedNode
 from kmm_sandbox.simulated.registry import start_registry
@@ -24,17 +20,8 @@ READY_SECONDS = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
-class SimulatedSandbox:
+class SimulatedSandbox(PlayedSandbox[SimulatedNode]):
     """Started once, in the main thread: what it starts ends with that thread."""
-
-    directory: Path
-    launcher: Launcher
-    kernel: SimulatedTree
-    plane: ControlPlane
-    registry: Registry
-    authority: Authority
-    kmm_cp: KmmCp
-    nodes: dict[str, SimulatedNode] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -68,7 +55,6 @@ class SimulatedSandbox:
         cls, plane: ControlPlane, directory: Path, launcher: Launcher, registry_program: Path
     ) -> "SimulatedSandbox":
         """Start the registry; return the sandbox that has nothing of KMM yet."""
-        authority = Authority("kmm development")
         registry_port, link_port, metrics_port = free_ports(3)
         listening = Listening(host=HOST, link_port=link_port, metrics_port=metrics_port)
         return cls(
@@ -77,47 +63,13 @@ class SimulatedSandbox:
             kernel=SimulatedTree.make(directory / "modules"),
             plane=plane,
             registry=start_registry(registry_program, launcher, port=registry_port),
-            authority=authority,
             kmm_cp=KmmCp(
                 directory=directory,
                 launcher=launcher,
                 plane=plane,
-                authority=authority,
                 listening=listening,
             ),
         )
-
-    @property
-    def api(self) -> KubeApi:
-        """An administrator's requests."""
-        return self.plane.api()
-
-    @property
-    def placement(self) -> Placement:
-        """Where Modules go that are to be on its nodes."""
-        return EVERYWHERE
-
-    @property
-    def kubectl(self) -> Kubectl:
-        """An administrator's kubectl."""
-        return self.plane.kubectl
-
-    def require_alive(self) -> None:
-        """Raise SandboxError, saying which, if a part has ended by itself."""
-        self.plane.require_alive()
-        self.registry.process.require_alive()
-        self.kmm_cp.require_alive()
-        for node in self.nodes.values():
-            node.require_alive()
-
-    def stop(self) -> None:
-        """End everything at once; what is on disk stays until the directory goes."""
-        for node in self.nodes.values():
-            node.leave()
-        if self.kmm_cp.process is not None:
-            self.kmm_cp.kill()
-        self.registry.stop()
-        self.plane.stop()
 
     def _install(self, nodes: int, progress: Progress) -> None:
         with progress.step("KMM: CRDs, rights, certificates, control plane"):
@@ -126,7 +78,7 @@ class SimulatedSandbox:
         with progress.step(f"{nodes} simulated nodes join, daemons start"):
             for number in range(1, nodes + 1):
                 self._add(f"node{number}")
-            wait_until(self._connected, seconds=READY_SECONDS, what="sessions of all daemons")
+            wait_until(self.connected, seconds=READY_SECONDS, what="sessions of all daemons")
 
     def _add(self, name: str) -> None:
         directory = self.directory / name
@@ -137,12 +89,8 @@ class SimulatedSandbox:
             machine=machine,
             kubelet=kubelet,
             launcher=self.launcher,
-            authority=self.authority,
+            authority=self.kmm_cp.authority,
             server=self.kmm_cp.listening.link,
         )
         self.nodes[name] = node
         node.join()
-
-    def _connected(self) -> bool:
-        self.require_alive()
-        return self.kmm_cp.connected(self.nodes)
