@@ -9,8 +9,7 @@ from kmm_sandbox import kinds
 from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import FAILURES, SandboxError, told
 from kmm_sandbox.kinds import Kind
-from kmm_sandbox.launch import SIGNALS
-from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.lifeline import INTERRUPTED, SIGNALS
 from kmm_sandbox.modes import CHECK, MODES
 from kmm_sandbox.network import MAX_NODES
 from kmm_sandbox.progress import Progress

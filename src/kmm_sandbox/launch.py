@@ -20,12 +20,9 @@ from kmm_sandbox import machine, namespaces, rundirectory, xstate
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.ended import Ended, ended
-from kmm_sandbox.lifeline import INTERRUPTED
+from kmm_sandbox.lifeline import INTERRUPTED, SIGNALS
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.relay import outside_socket
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends the sandbox: Ctrl-C, a supervisor, a terminal that is closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

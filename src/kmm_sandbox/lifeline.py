@@ -1,4 +1,4 @@
-"""The pipe to the outer half: closed means that it is time to end."""
+"""What says that it is time to end: signals, and for the inner half the pipe to the outer one."""
 
 import os
 import select
@@ -6,6 +6,8 @@ import signal
 import threading
 from dataclasses import dataclass
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the sandbox: Ctrl-C, a supervisor, a terminal that is closed."""
 INTERRUPTED = 130
 """Exit code when the lifeline was cut before the work was done, as a shell's after Ctrl-C."""
 

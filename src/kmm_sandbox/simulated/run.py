@@ -11,7 +11,7 @@ from kmm_sandbox import machine, rundirectory
 from kmm_sandbox.binaries import Binaries, find_binaries
 from kmm_sandbox.demo import Words
 from kmm_sandbox.ended import Ended, ended
-from kmm_sandbox.launch import SIGNALS
+from kmm_sandbox.lifeline import SIGNALS
 from kmm_sandbox.modes import act, attempt
 from kmm_sandbox.operations import PlayedOperations
 from kmm_sandbox.progress import Progress
