@@ -9,8 +9,11 @@ So there the node's first process is in a leaf.
 """
 
 import contextlib
+import fcntl
+import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,14 +126,40 @@ class Cgroups:
             )
 
 
+@contextmanager
+def starting(mounts: Path = MOUNTS) -> Iterator[None]:
+    """Keep other sandboxes from sweeping what is made in the body until its process is there."""
+    with _locked(mounts, fcntl.LOCK_SH):
+        yield
+
+
 def sweep(mounts: Path = MOUNTS) -> None:
-    """Remove what earlier runs, which were killed, have left; what is in use stays."""
-    places = hierarchies(mounts.read_text())
-    names = {each.name for place in places for each in place.glob(f"{PREFIX}*")}
-    for name in names:
-        if not _in_use(name, places):
-            for place in places:
-                _removed(place / name)
+    """Remove what earlier runs, which were killed, have left; what is in use stays.
+
+    All stays while another sandbox starts: what that has made may look like it was left.
+    """
+    with contextlib.suppress(BlockingIOError), _locked(mounts, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        places = hierarchies(mounts.read_text())
+        names = {each.name for place in places for each in place.glob(f"{PREFIX}*")}
+        for name in names:
+            if not _in_use(name, places):
+                for place in places:
+                    _removed(place / name)
+
+
+@contextmanager
+def _locked(mounts: Path, operation: int) -> Iterator[None]:
+    """Hold a lock on one of the hierarchies, which all sandboxes of a machine share."""
+    place = min(hierarchies(mounts.read_text()), default=None)
+    if place is None:
+        yield
+        return
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _made_v1(mounts: str, name: str) -> Cgroups:

@@ -171,19 +171,20 @@ class Cluster:
         """Start the node on this machine's kernel, and wait until it is Ready."""
         # It registers anew: Ready would else be what an earlier kubelet has said.
         self.api.delete(f"{_NODES}/{HOST_NODE}")
-        own = Cgroups.make()
-        settings = NodeSettings(
-            directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroups=own
-        )
-        self._write_settings(settings, HOST_NODE, HOST_ADDRESS)
-        self.host = HostNode.start(
-            HOST_NODE,
-            HOST_ADDRESS,
-            settings=settings,
-            cgroups=own,
-            programs=self.programs,
-            launcher=self.launcher,
-        )
+        with cgroups.starting():
+            own = Cgroups.make()
+            settings = NodeSettings(
+                directory=self.directory / HOST_NODE, number=HOST_NUMBER, cgroups=own
+            )
+            self._write_settings(settings, HOST_NODE, HOST_ADDRESS)
+            self.host = HostNode.start(
+                HOST_NODE,
+                HOST_ADDRESS,
+                settings=settings,
+                cgroups=own,
+                programs=self.programs,
+                launcher=self.launcher,
+            )
         self.wait_until_ready(HOST_NODE)
 
     def stop(self) -> None:

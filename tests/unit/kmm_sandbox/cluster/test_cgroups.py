@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from kmm_sandbox.cluster.cgroups import LEAF, PREFIX, Cgroups, hierarchies, obstacle, sweep
+from kmm_sandbox.cluster.cgroups import (
+    LEAF,
+    PREFIX,
+    Cgroups,
+    hierarchies,
+    obstacle,
+    starting,
+    sweep,
+)
 from kmm_sandbox.errors import SandboxError
 
 MOUNTS = """\
@@ -121,3 +129,23 @@ def test_cgroups_that_a_killed_run_has_left_go_with_those_below_and_ones_in_use_
     assert not (memory / f"{PREFIX}left").exists()
     assert (pids / f"{PREFIX}used" / "kubepods").exists()
     assert (memory / f"{PREFIX}used" / "kubepods").exists()
+
+
+def test_what_another_sandbox_has_just_made_is_not_swept(tmp_path: Path) -> None:
+    mounts = machine_with_v2(tmp_path, there="cpu memory pids")
+    with starting(mounts):
+        made = Cgroups.make(mounts)
+        sweep(mounts)
+        assert made.homes[0].exists()
+    sweep(mounts)
+    assert not made.homes[0].exists()
+
+
+def test_machine_without_cgroups_has_nothing_to_sweep_and_is_told_what_it_lacks(
+    tmp_path: Path,
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("tmpfs / tmpfs rw 0 0\n")
+    sweep(mounts)
+    with pytest.raises(SandboxError, match="no cgroup v1 hierarchy with"), starting(mounts):
+        Cgroups.make(mounts)
