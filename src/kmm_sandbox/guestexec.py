@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,15 +32,30 @@ class Answer:
 
 
 def execute(
-    directory: Path, boot: int, *argv: str, stdin: str = "", seconds: float = LIMIT_SECONDS
+    directory: Path,
+    boot: int,
+    *argv: str,
+    stdin: str = "",
+    seconds: float = LIMIT_SECONDS,
+    require_alive: Callable[[], None] = lambda: None,
 ) -> Answer:
-    """Run a command in the guest that uses `directory`, in its given boot. Raises SandboxError."""
+    """Run a command in the guest that uses `directory`, in its given boot. Raises SandboxError.
+
+    It is waited for no longer when `require_alive` raises.
+    """
     key = f"{os.getpid()}-{next(_numbers)}"
     answer = directory / "exec" / f"{key}.answer"
     request = {"boot": boot, "argv": argv, "stdin": stdin, "seconds": seconds}
     write_whole(directory / "exec" / f"{key}.request", json.dumps(request))
     limit = seconds + GRACE_SECONDS
-    wait_until(answer.exists, seconds=limit, what=f"{directory.name}: {' '.join(argv)}")
+
+    def answered() -> bool:
+        if answer.exists():
+            return True
+        require_alive()
+        return False
+
+    wait_until(answered, seconds=limit, what=f"{directory.name}: {' '.join(argv)}")
     fields = json.loads(answer.read_text())
     answer.unlink()
     return Answer(code=fields["code"], stdout=fields["stdout"], stderr=fields["stderr"])

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,6 +153,11 @@ class UmlNode:
             self.process.kill()
             self.process = None
 
+    def crash(self) -> None:
+        """End its kernel under whoever waits for it; it stays switched on."""
+        if self.process is not None:
+            self.process.kill()
+
     def suspend(self) -> None:
         """Stop the machine as a host does that freezes its guests.
 
@@ -169,6 +176,25 @@ class UmlNode:
         if self.process is not None:
             self.process.require_alive()
         return READY_MARK in console.read_bytes()
+
+
+@contextmanager
+def booting(starts: Sequence[tuple[UmlNode, Callable[[], None]]]) -> Iterator[None]:
+    """Start machines side by side while the body runs, then wait for them. Raises SandboxError.
+
+    When the body or one of them fails, or at Ctrl-C, the kernels of all of them end, since nothing
+    else ends the threads that wait for them.
+    """
+    with ThreadPoolExecutor() as pool:
+        started = [pool.submit(start) for _, start in starts]
+        try:
+            yield
+            for future in started:
+                future.result()
+        except BaseException:
+            for machine, _ in starts:
+                machine.crash()
+            raise
 
 
 def new_machine(

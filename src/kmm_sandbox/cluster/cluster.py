@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from kmm_sandbox.processes import Launcher, Process, run, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
 from kmm_sandbox.samples import Placement
+from kmm_sandbox.uml import booting
 from kmm_sandbox.umlkernel import UmlKernel
 
 API_PORT = 443
@@ -154,10 +154,8 @@ class Cluster:
         """Switch nodes on, side by side, and wait until they are Ready. Raises SandboxError."""
         joining = {name: self.away.pop(name) for name in names}
         self.nodes |= joining
-        with ThreadPoolExecutor() as pool:
-            booting = [pool.submit(node.switch_on) for node in joining.values()]
-            for future in booting:
-                future.result()
+        with booting([(node.machine, node.switch_on) for node in joining.values()]):
+            pass
         for name in names:
             self.wait_until_ready(name)
 

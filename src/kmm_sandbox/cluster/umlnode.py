@@ -66,7 +66,9 @@ class KubeletNode:
         directory, boot = self.settings.directory, self.machine.boot
         kubelet = kubelet_argv(self.programs.kubelet, self.settings, self.name, self.address.ip)
         argv = ("sh", str(UP), str(directory), str(boot), *kubelet)
-        guestexec.execute(directory, boot, *argv, seconds=UP_SECONDS).check()
+        guestexec.execute(
+            directory, boot, *argv, seconds=UP_SECONDS, require_alive=self.require_alive
+        ).check()
 
     def switch_off(self) -> None:
         """Press the power button; cut the power if the node does not end."""

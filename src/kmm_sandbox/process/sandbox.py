@@ -1,8 +1,7 @@
 """The whole cluster: Kubernetes, registry, control plane and nodes, in namespaces of their own."""
 
 import compileall
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from kmm_sandbox.process.node import Node
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from kmm_sandbox.registry import Registry
-from kmm_sandbox.uml import UmlNode, new_machine, shared_memory_fits
+from kmm_sandbox.uml import UmlNode, booting, new_machine, shared_memory_fits
 from kmm_sandbox.umlkernel import UmlKernel
 
 READY_SECONDS = 60.0
@@ -117,13 +116,9 @@ def _start_machines(
 ) -> tuple[ControlPlane, Registry]:
     """Start Kubernetes, the registry and the kernels side by side."""
     layout = Layout(directory=directory / "kubernetes", ports=Ports())
-    jobs: list[Callable[[], object]] = [machine.switch_on for machine in machines]
-    with ThreadPoolExecutor() as pool:
-        booting = [pool.submit(job) for job in jobs]
+    with booting([(machine, machine.switch_on) for machine in machines]):
         plane = ControlPlane.start(binaries, layout, leashed=launcher.leashed)
         registry = _start_registry(directory, launcher)
-        for future in booting:
-            future.result()
     return plane, registry
 
 
