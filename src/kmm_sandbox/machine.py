@@ -51,6 +51,11 @@ def install_missing(packages: Mapping[str, str], progress: Progress) -> None:
         _install(wanted, progress)
 
 
+def unfit(packages: Mapping[str, str] = PACKAGES) -> str:
+    """Return what keeps nodes that need packages from running here; empty if nothing does."""
+    return obstacle() or unavailable(packages)
+
+
 def unavailable(packages: Mapping[str, str]) -> str:
     """Return which packages are missing where they cannot be installed; else empty."""
     wanted = _wanted(packages)

@@ -22,8 +22,7 @@ IMAGES_SECONDS = 3600.0
 
 def obstacle() -> str:
     """Return what keeps such nodes from running here, with the remedy; empty if nothing does."""
-    packages = {**machine.PACKAGES, **programs.PACKAGES}
-    return machine.obstacle() or machine.unavailable(packages) or cgroups.obstacle()
+    return machine.unfit({**machine.PACKAGES, **programs.PACKAGES}) or cgroups.obstacle()
 
 
 def build_images(*arguments: str) -> None:

@@ -23,7 +23,6 @@ PACKAGES: Mapping[str, str] = {
     str(CNI_PLUGINS / "bridge"): "containernetworking-plugins",
     "busybox": "busybox-static",
     "iptables": "iptables",
-    "cc": "gcc",
     "nsenter": "util-linux",
 }
 """Debian package by the program that is needed of it, besides what the sandbox needs."""

@@ -10,7 +10,7 @@ INNER = Inner(module="kmm_sandbox.process.inner")
 
 def obstacle() -> str:
     """Return what keeps such nodes from running here, with the remedy; empty if nothing does."""
-    return machine.obstacle() or machine.unavailable(machine.PACKAGES)
+    return machine.unfit()
 
 
 def run(mode: str, *, nodes: int, progress: Progress) -> Ended:

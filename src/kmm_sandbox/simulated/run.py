@@ -32,12 +32,7 @@ def obstacle(architecture: str = machine.OWN) -> str:
 
 def run(mode: str, *, nodes: int, progress: Progress) -> Ended:
     """Run so many simulated nodes. Raises SandboxError."""
-    whole = _Whole(
-        mode=mode,
-        nodes=nodes,
-        progress=progress,
-        told=notice(machine.obstacle() or machine.unavailable(machine.PACKAGES)),
-    )
+    whole = _Whole(mode=mode, nodes=nodes, progress=progress, told=notice(machine.unfit()))
     whole.say()
     binaries, registry_program = find_binaries(progress), find_registry(progress)
     rundirectory.sweep()
