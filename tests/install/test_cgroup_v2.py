@@ -69,7 +69,7 @@ def test_kubelet_takes_a_cgroup_of_version_2_and_pods_are_counted_below_it(
     started = on(
         node,
         *("start", json.dumps(described), str(settings.directory), node.name, node.address.ip),
-        str(node.programs.kubelet),
+        str(node.binaries.kubelet),
     )
 
     cluster.wait_until_ready(node.name)

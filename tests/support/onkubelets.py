@@ -9,8 +9,8 @@ from kmm_sandbox import namespaces
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import HOST_NODE, Cluster
+from kmm_sandbox.cluster.nodebinaries import find_node_binaries
 from kmm_sandbox.cluster.outer import build_images
-from kmm_sandbox.cluster.programs import find_programs
 from kmm_sandbox.progress import Progress
 from support.installation import inventory
 from support.kubelets import Kubelets
@@ -37,7 +37,7 @@ def kubelet_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     running = Cluster.start(
         tmp_path_factory.mktemp("cluster"),
         find_binaries(progress),
-        find_programs(progress),
+        find_node_binaries(progress),
         nodes=NODES,
         spare=SPARE,
         progress=progress,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kmm_sandbox.cluster.cgroups import PROCESSES, Cgroups
 from kmm_sandbox.cluster.hostnode import HostNode
-from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.nodebinaries import NodeBinaries
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import Launcher, run
@@ -73,7 +73,9 @@ def start(cgroups: str, directory: str, name: str, address: str, kubelet: str) -
         settings=NodeSettings(directory=place, number=0),
         cgroups=read(cgroups),
         # Nothing here goes through a Service.
-        programs=Programs(kubelet=wrapped, proxy=Path("/bin/true"), scheduler=Path("/bin/true")),
+        binaries=NodeBinaries(
+            kubelet=wrapped, proxy=Path("/bin/true"), scheduler=Path("/bin/true")
+        ),
         launcher=Launcher(logs=place / "logs", leashed=False),
     )
     return json.dumps({"first": node.first.pid})

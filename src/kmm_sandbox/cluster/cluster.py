@@ -10,7 +10,7 @@ from kmm_sandbox.binaries import Binaries
 from kmm_sandbox.cluster import cgroups, images
 from kmm_sandbox.cluster.cgroups import Cgroups
 from kmm_sandbox.cluster.hostnode import HostNode
-from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.nodebinaries import NodeBinaries
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.cluster.umlnode import OWN_KERNEL, KubeletNode
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
@@ -46,7 +46,7 @@ class Cluster:
     plane: ControlPlane
     scheduler: Process
     registry: Registry
-    programs: Programs
+    node_binaries: NodeBinaries
     seccomp: Mapping[str, Path]
     """Profiles that nodes have, by their names in Pods."""
     host: HostNode | None = field(default=None)
@@ -60,7 +60,7 @@ class Cluster:
         cls,
         directory: Path,
         binaries: Binaries,
-        programs: Programs,
+        node_binaries: NodeBinaries,
         *,
         nodes: int,
         spare: int = 0,
@@ -77,7 +77,7 @@ class Cluster:
         launcher = Launcher(logs=directory / "logs", leashed=False)
         with progress.step("Kubernetes with a scheduler"):
             plane = ControlPlane.start(binaries, layout(directory / "kubernetes"), leashed=False)
-            scheduler = launcher.start("kube-scheduler", scheduler_argv(programs, plane))
+            scheduler = launcher.start("kube-scheduler", scheduler_argv(node_binaries, plane))
         cluster = cls(
             directory=directory,
             launcher=launcher,
@@ -86,7 +86,7 @@ class Cluster:
             registry=Registry.start(
                 directory / "registry", launcher, host=HOST_ADDRESS, port=REGISTRY_PORT
             ),
-            programs=programs,
+            node_binaries=node_binaries,
             seccomp=seccomp or {},
         )
         try:
@@ -180,7 +180,7 @@ class Cluster:
                 HOST_ADDRESS,
                 settings=settings,
                 cgroups=own,
-                programs=self.programs,
+                binaries=self.node_binaries,
                 launcher=self.launcher,
             )
         self.wait_until_ready(HOST_NODE)
@@ -200,7 +200,7 @@ class Cluster:
         """Give each what it starts with."""
         for address in addresses:
             node = KubeletNode.new(
-                self.directory, self.launcher, address, self.programs, of=len(addresses)
+                self.directory, self.launcher, address, self.node_binaries, of=len(addresses)
             )
             self._write_settings(node.settings, node.name, address.ip)
             route_pods(node)
@@ -253,7 +253,7 @@ def layout(directory: Path) -> Layout:
     )
 
 
-def scheduler_argv(programs: Programs, plane: ControlPlane) -> list[str]:
+def scheduler_argv(node_binaries: NodeBinaries, plane: ControlPlane) -> list[str]:
     """Return kube-scheduler's command line; it serves nothing itself."""
     login = plane.write_kubeconfig(
         plane.layout.directory / "scheduler.kubeconfig",
@@ -261,7 +261,7 @@ def scheduler_argv(programs: Programs, plane: ControlPlane) -> list[str]:
         server=plane.layout.url,
     )
     return [
-        *(str(programs.scheduler), "--kubeconfig", str(login)),
+        *(str(node_binaries.scheduler), "--kubeconfig", str(login)),
         *("--secure-port", "0", "--leader-elect=false"),
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmm_sandbox.cluster.cgroups import Cgroups
-from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.nodebinaries import NodeBinaries
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import Launcher, Process, run, wait_until
@@ -42,7 +42,7 @@ class HostNode:
         *,
         settings: NodeSettings,
         cgroups: Cgroups,
-        programs: Programs,
+        binaries: NodeBinaries,
         launcher: Launcher,
     ) -> "HostNode":
         """Start containerd, give it the images, and start kubelet. Raises SandboxError.
@@ -62,7 +62,7 @@ class HostNode:
             first=launcher.start(f"{name}-init", argv),
         )
         try:
-            node._start_programs(programs)
+            node._start_programs(binaries)
         except BaseException:
             node.stop()
             raise
@@ -85,7 +85,7 @@ class HostNode:
             process.kill()
         self.cgroups.remove()
 
-    def _start_programs(self, programs: Programs) -> None:
+    def _start_programs(self, binaries: NodeBinaries) -> None:
         wait_until(self._made, seconds=START_SECONDS, what=f"namespaces of {self.name}")
         self._start("containerd", ["containerd", "--config", str(self.settings.containerd)])
         wait_until(self._containerd_answers, seconds=START_SECONDS, what="containerd")
@@ -93,9 +93,9 @@ class HostNode:
             argv = self.inside("ctr", "--namespace=k8s.io", "images", "import", str(archive))
             run(argv, limit=IMPORT_SECONDS)
         self._start(
-            "kubelet", kubelet_argv(programs.kubelet, self.settings, self.name, self.address)
+            "kubelet", kubelet_argv(binaries.kubelet, self.settings, self.name, self.address)
         )
-        self._start("kube-proxy", proxy_argv(programs.proxy, self.settings, self.name))
+        self._start("kube-proxy", proxy_argv(binaries.proxy, self.settings, self.name))
 
     def _start(self, program: str, argv: Sequence[str]) -> None:
         process = self.launcher.start(f"{self.name}-{program}", self.inside(*argv))

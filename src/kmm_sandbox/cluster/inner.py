@@ -6,9 +6,9 @@ import sys
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import Cluster
+from kmm_sandbox.cluster.nodebinaries import find_node_binaries
 from kmm_sandbox.cluster.operations import KubeletOperations
 from kmm_sandbox.cluster.outer import IMAGES
-from kmm_sandbox.cluster.programs import find_programs
 from kmm_sandbox.demo import Words
 from kmm_sandbox.inner import inside, relayed
 from kmm_sandbox.kubelet import NAMESPACE
@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace, progress: Progress, lifeline: Lifeline) ->
     cluster = Cluster.start(
         options.directory,
         find_binaries(progress),
-        find_programs(progress),
+        find_node_binaries(progress),
         nodes=options.nodes,
         progress=progress,
         seccomp=kmm.SECCOMP,

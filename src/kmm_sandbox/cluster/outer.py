@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kmm_sandbox import machine
-from kmm_sandbox.cluster import cgroups, programs
+from kmm_sandbox.cluster import cgroups, nodebinaries
 from kmm_sandbox.ended import Ended
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.launch import Inner, launch
@@ -22,7 +22,7 @@ IMAGES_SECONDS = 3600.0
 
 def obstacle() -> str:
     """Return what keeps such nodes from running here, with the remedy; empty if nothing does."""
-    return machine.unfit({**machine.PACKAGES, **programs.PACKAGES}) or cgroups.obstacle()
+    return machine.unfit({**machine.PACKAGES, **nodebinaries.PACKAGES}) or cgroups.obstacle()
 
 
 def build_images(*arguments: str) -> None:
@@ -46,8 +46,8 @@ def build_images(*arguments: str) -> None:
 
 def prepare(progress: Progress) -> None:
     """Have programs and Debian packages here. Raises SandboxError with the remedy."""
-    programs.prepare(progress)
-    programs.find_programs(progress)
+    nodebinaries.prepare(progress)
+    nodebinaries.find_node_binaries(progress)
 
 
 def _supply(directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kmm_sandbox.cluster.cgroups import Cgroups
 from kmm_sandbox.cluster.images import PAUSE
-from kmm_sandbox.cluster.programs import CNI_PLUGINS
+from kmm_sandbox.cluster.nodebinaries import CNI_PLUGINS
 from kmm_sandbox.network import HOST_ADDRESS, REGISTRY_PORT
 
 Object = dict[str, Any]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kmm_sandbox import guestexec
 from kmm_sandbox.cluster.hostnode import kubelet_argv
-from kmm_sandbox.cluster.programs import Programs
+from kmm_sandbox.cluster.nodebinaries import NodeBinaries
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.guestexec import Answer
 from kmm_sandbox.network import NodeAddress
@@ -26,7 +26,7 @@ class KubeletNode:
 
     machine: UmlNode
     settings: NodeSettings
-    programs: Programs
+    binaries: NodeBinaries
 
     @classmethod
     def new(
@@ -34,7 +34,7 @@ class KubeletNode:
         directory: Path,
         launcher: Launcher,
         address: NodeAddress,
-        programs: Programs,
+        binaries: NodeBinaries,
         *,
         of: int,
     ) -> "KubeletNode":
@@ -50,7 +50,7 @@ class KubeletNode:
             labels={OWN_KERNEL: ""},
             taints=(TAINT,),
         )
-        return cls(machine=machine, settings=settings, programs=programs)
+        return cls(machine=machine, settings=settings, binaries=binaries)
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class KubeletNode:
         """Boot, then start containerd and kubelet. Raises SandboxError."""
         self.machine.switch_on()
         directory, boot = self.settings.directory, self.machine.boot
-        kubelet = kubelet_argv(self.programs.kubelet, self.settings, self.name, self.address.ip)
+        kubelet = kubelet_argv(self.binaries.kubelet, self.settings, self.name, self.address.ip)
         argv = ("sh", str(UP), str(directory), str(boot), *kubelet)
         guestexec.execute(
             directory, boot, *argv, seconds=UP_SECONDS, require_alive=self.require_alive

@@ -29,8 +29,8 @@ PACKAGES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Programs:
-    """Paths of the programs that the ordinary sandbox does without."""
+class NodeBinaries:
+    """Paths of what runs besides the Binaries of a control plane."""
 
     kubelet: Path
     proxy: Path
@@ -42,7 +42,7 @@ def prepare(progress: Progress) -> None:
     machine.install_missing(PACKAGES, progress)
 
 
-def find_programs(progress: Progress) -> Programs:
+def find_node_binaries(progress: Progress) -> NodeBinaries:
     """Return the programs; compile them first, for some minutes, if this machine has none."""
     version = KubernetesRelease.NEWEST.version
 
@@ -52,7 +52,7 @@ def find_programs(progress: Progress) -> Programs:
         return [Build(module=module, packages=packages, ldflags=version_flags(version))]
 
     directory = compiled(f"kubernetes-nodes-{version}", NAMES, jobs, progress)
-    return Programs(
+    return NodeBinaries(
         kubelet=directory / "kubelet",
         proxy=directory / "kube-proxy",
         scheduler=directory / "kube-scheduler",
