@@ -199,7 +199,8 @@ def _made_v2(place: Path, name: str) -> Cgroups:
 
 def _in_use(name: str, places: Collection[Path]) -> bool:
     for place in places:
-        with contextlib.suppress(FileNotFoundError):
+        # It may go at this moment, with its own sandbox.
+        with contextlib.suppress(OSError):
             if int((place / name / CURRENT).read_text()):
                 return True
     return False
