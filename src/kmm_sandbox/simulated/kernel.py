@@ -95,6 +95,8 @@ class FileKernel(Runner):
         self.show()
         # At once: a directory without an initstate is one of a module that is built in.
         going = self.root / "sys/.going"
+        # A daemon that was killed here has left the one before.
+        shutil.rmtree(going, ignore_errors=True)
         (self.root / "sys/module" / name).rename(going)
         shutil.rmtree(going)
 

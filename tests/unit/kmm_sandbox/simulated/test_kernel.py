@@ -62,6 +62,17 @@ async def test_shared_dependency_stays_as_long_as_somebody_needs_it(
     assert KernelFiles(root=root).builtin() == frozenset()
 
 
+async def test_module_goes_also_after_a_daemon_that_was_killed_while_another_went(
+    root: Path, tree: SimulatedTree
+) -> None:
+    for name in ("slip", "ppp_generic"):
+        await modprobe(root, tree, name)
+    # What it had renamed and not removed yet.
+    (root / "sys/module/ppp_generic").rename(root / "sys/.going")
+    assert (await run(root, "/sbin/rmmod", "slip")).ok
+    assert not (root / "sys/module/slip").exists()
+
+
 async def test_parameter_that_is_no_number_is_refused_as_linux_refuses_it(
     root: Path, tree: SimulatedTree
 ) -> None:
