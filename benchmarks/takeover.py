@@ -20,9 +20,9 @@ from kmm_cp.settings import LeaseSettings
 from kmm_sandbox import programs
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
+from kmm_sandbox.kmmcp import CRDS, RBAC
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import NAMESPACE
-from kmm_sandbox.manager import CRDS, RBAC
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority, Identity
 from kmm_sandbox.processes import Launcher, Process, wait_until
