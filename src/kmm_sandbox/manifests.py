@@ -7,7 +7,7 @@ from pathlib import Path
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import run, wait_until
 
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 180.0
 ESTABLISHED_SECONDS = 30
 
 
