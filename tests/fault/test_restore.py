@@ -37,9 +37,6 @@ async def fleet(kubernetes: Cluster, tmp_path: Path) -> AsyncIterator[Fleet[Repl
             replicas.close()
 
 
-# By night until it holds every time: now and then the leader plans once with Modules that are older
-# than the states it has, which gives a state the generations anew that the lost ones had.
-@pytest.mark.nightly
 async def test_nodes_follow_a_restored_etcd_though_they_have_carried_out_newer_states(
     fleet: Fleet[Replicas], tmp_path: Path
 ) -> None:

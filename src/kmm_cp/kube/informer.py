@@ -83,6 +83,9 @@ class Informer(Generic[T]):
     ) -> None:
         self.store: Store[T] = Store()
         self.synced = asyncio.Event()
+        self.settled = asyncio.Event()
+        """Not set from an interruption until it is known that what the cache has is still so: the
+        server may have been put back to a backup meanwhile."""
         self.name = resource.plural
         self._client = client
         self._resource = resource
@@ -144,11 +147,14 @@ class Informer(Generic[T]):
                 elif interrupted:
                     await self._verify_history()
                 interrupted = False
+                self.settled.set()
                 await self._watch_until_refresh()
             except GoneError as error:
+                self.settled.clear()
                 self._position = ""
                 await self._pause(error)
             except KmmError as error:
+                self.settled.clear()
                 interrupted = True
                 await self._pause(error)
 

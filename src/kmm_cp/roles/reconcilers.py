@@ -1,6 +1,6 @@
 """The leader's reconcilers, each with what it reads and writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from kmm_common.clock import Clock
 from kmm_cp.images.pins import Pins
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.events import EventRecorder
+from kmm_cp.kube.informer import Informer
 from kmm_cp.policy.daemonset import Wish
 from kmm_cp.policy.module_status import Rules
 from kmm_cp.reconcilers.connection import ConnectionReconciler
@@ -24,7 +25,7 @@ from kmm_cp.reconcilers.retry import RetryReconciler
 from kmm_cp.roles.adapters import ConfigMapWriter, SecretReader
 from kmm_cp.roles.caches import SERVED_LABELS, Caches
 from kmm_cp.roles.leases import ReplicaLeases
-from kmm_cp.runtime.controller import Reconcile
+from kmm_cp.runtime.controller import Reconcile, Result
 from kmm_cp.serving.served import replica_of
 
 DAEMON_SET = "daemonset"
@@ -52,15 +53,18 @@ def reconciles(parts: Parts) -> dict[str, Reconcile[str]]:
     views: dict[str, Any] = {"nodes": caches.nodes.store, "states": caches.states.store}
     modules = caches.modules.store
     return {
-        "node": NodeReconciler(
-            **shared,
-            **views,
-            modules=modules,
-            unreadable=modules.unreadable,
-            digests=parts.pins,
-            live=parts.live,
-            observe=caches.states.observe,
-        ).reconcile,
+        "node": once_settled(
+            (caches.modules, caches.nodes),
+            NodeReconciler(
+                **shared,
+                **views,
+                modules=modules,
+                unreadable=modules.unreadable,
+                digests=parts.pins,
+                live=parts.live,
+                observe=caches.states.observe,
+            ).reconcile,
+        ),
         "label": LabelReconciler(
             client=parts.client, events=parts.events, modules=modules, live=parts.live, **views
         ).reconcile,
@@ -140,3 +144,19 @@ def dead_replicas(parts: Parts) -> DeadReplicas:
         await leases.clear(replica)
 
     return DeadReplicas(signs=leases.signs, listing=of_replicas, clear=clear, clock=parts.clock)
+
+
+def once_settled(caches: Sequence[Informer[Any]], reconcile: Reconcile[str]) -> Reconcile[str]:
+    """Return the reconcile, put off while it is not known that what the caches have is still so.
+
+    After etcd was put back to a backup, one cache may show it already, and another one what was
+    before: a state written then would be of Modules that are no more, and would give generations
+    anew that the lost states have had.
+    """
+
+    async def put_off(key: str) -> Result:
+        while unsettled := [each for each in caches if not each.settled.is_set()]:
+            await unsettled[0].settled.wait()
+        return await reconcile(key)
+
+    return put_off

@@ -283,6 +283,24 @@ async def test_server_that_has_caught_up_with_us_is_listed_anew_if_our_newest_ch
         assert world.server.watched_from == ["10", "1010" if listed else "12"]
 
 
+async def test_cache_is_not_settled_from_an_interruption_until_the_server_has_told_what_is_so() -> (
+    None
+):
+    world = World()
+    world.server.lists = [[page(100, thing("a", 90))], [page(60, thing("a", 50))]]
+    world.server.watches = [[30.0, UnavailableError("connection reset")]]
+    world.server.first_items = [page(60, thing("a", 50))]
+    assert not world.informer.settled.is_set()
+    async with world.running():
+        assert world.informer.settled.is_set()
+        await world.clock.advance(30)
+        assert not world.informer.settled.is_set()
+        assert world.cache == {"a": 90}
+        await world.clock.advance(1 + 2)
+        assert world.informer.settled.is_set()
+        assert world.cache == {"a": 50}
+
+
 async def test_look_that_fails_costs_a_pause() -> None:
     world = World()
     world.server.lists = [[page(10)]]
