@@ -53,12 +53,18 @@ def refusal(api: KubeApi, method: str, path: str, body: Object | None = None) ->
 
 @contextmanager
 def applied(cluster: Cluster) -> Iterator[None]:
-    """Apply the policies; delete them at the end."""
+    """Apply the policies; delete them at the end. The server heeds either only after a while."""
+
+    def refuses_a_long_name() -> bool:
+        return bool(refusal(cluster.api, "POST", modules("default"), named("default", 63 * "n")))
+
     cluster.kubectl("apply", "--server-side", "--validate=strict", "-f", POLICIES)
     try:
+        wait_until(refuses_a_long_name, seconds=SECONDS, what="policies in force")
         yield
     finally:
         cluster.kubectl("delete", "-f", POLICIES)
+        wait_until(lambda: not refuses_a_long_name(), seconds=SECONDS, what="policies forgotten")
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +81,7 @@ def api(cluster: Cluster) -> Iterator[KubeApi]:
     api.create(modules("default"), named("default", OLD))
     marked = ensure_namespace(api, "in-force", {CONTAINS_MODULES_LABEL: ""})
     with applied(cluster):
-        wait_until(
-            lambda: bool(
-                refusal(api, "DELETE", marked)
-                and refusal(api, "POST", modules("default"), named("default", 63 * "n"))
-            ),
-            seconds=SECONDS,
-            what="policies in force",
-        )
+        wait_until(lambda: bool(refusal(api, "DELETE", marked)), seconds=SECONDS, what="in force")
         yield api
 
 
