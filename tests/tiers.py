@@ -64,18 +64,27 @@ def cluster_obstacle() -> str:
     return machine.obstacle() or cgroups.obstacle()
 
 
-def prepare_cluster() -> None:
-    """Have everything here that nodes with a kubelet need, while there is a network to get it."""
-    progress = Progress()
-    machine.prepare(progress)
-    find_binaries(progress)
-    outer.prepare(progress)
-    outer.build_images()
+def prepare_kubernetes() -> None:
+    """Have Kubernetes' programs: to compile them takes longer than a test may."""
+    find_binaries(Progress())
 
 
 def prepare_oldest() -> None:
     """Have the programs of the oldest release, which no other tier needs."""
     find_binaries(Progress(), KubernetesRelease.OLDEST)
+
+
+def prepare_nodes() -> None:
+    """Have everything here that nodes need, while there is a network to get it."""
+    machine.prepare(Progress())
+    prepare_kubernetes()
+
+
+def prepare_cluster() -> None:
+    """Have also what nodes with a kubelet need."""
+    prepare_nodes()
+    outer.prepare(Progress())
+    outer.build_images()
 
 
 def on_oldest(command: Sequence[str]) -> list[str]:
@@ -102,12 +111,20 @@ class Tier:
 
 TIERS = {
     "unit": Tier(),
-    "api": Tier(),
-    "fault": Tier(),
+    "api": Tier(prepare=prepare_kubernetes),
+    "fault": Tier(prepare=prepare_kubernetes),
     "images": Tier(obstacle=root_needed),
-    "e2e": Tier(obstacle=machine.obstacle, wrap=namespaces.leashed_inside, shards=2),
+    "e2e": Tier(
+        obstacle=machine.obstacle,
+        prepare=prepare_nodes,
+        wrap=namespaces.leashed_inside,
+        shards=2,
+    ),
     "nightly": Tier(
-        directories=("api", "fault", "images"), select=("-m", "nightly"), limit=NIGHTLY_SECONDS
+        prepare=prepare_kubernetes,
+        directories=("api", "fault", "images"),
+        select=("-m", "nightly"),
+        limit=NIGHTLY_SECONDS,
     ),
     "api-oldest": Tier(
         directories=("api",), wrap=on_oldest, prepare=prepare_oldest, limit=NIGHTLY_SECONDS

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kmm_sandbox import machine, namespaces
+from kmm_sandbox import namespaces
 from kmm_sandbox.binaries import find_binaries
 from kmm_sandbox.process.sandbox import Sandbox
 from kmm_sandbox.progress import Progress
@@ -19,7 +19,6 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Kubernetes, registry, control plane and three nodes with their daemons."""
     namespaces.require_inside()
     progress = Progress()
-    machine.prepare(progress)
     directory = tmp_path_factory.mktemp("sandbox")
     running = Sandbox.start(
         directory, find_binaries(progress), progress=progress, nodes=3, leashed=False
