@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kmm_cp.policy.daemonset import MIN_READY_SECONDS
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.processes import wait_until
 from support.certificates import NAMESPACE
@@ -115,6 +116,7 @@ def test_leader_makes_it_once_and_it_belongs_to_the_deployment(
     uid = own_deployment(cluster)["metadata"]["uid"]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Deployment", "kmm-cp", uid)
     assert made["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "10%"
+    assert made["spec"]["minReadySeconds"] == MIN_READY_SECONDS
     its_pod(cluster)
     events = cluster.api.items(f"/api/v1/namespaces/{NAMESPACE}/events")
     assert [one for one in events if one["reason"] == "DaemonSetWritten"]

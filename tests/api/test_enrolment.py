@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import json
 import os
+import ssl
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from cryptography import x509
@@ -62,6 +64,8 @@ from support.simnode import PODS, SimNode
 from support.steppedclock import SteppedClock
 
 LEAF = timedelta(days=1)
+API_SERVER = "https://kubernetes.default.svc"
+"""The audience of tokens for the API server itself."""
 SCRAPER = f"/api/v1/namespaces/{NAMESPACE}/secrets/kmm-scraper"
 _numbers = count(1)
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
@@ -160,6 +164,26 @@ async def test_nothing_that_daemons_see_or_logs_have_has_a_key_or_a_token(fleet:
     assert mounts.token.read_text() not in log
     audited = fleet.control_plane.cluster.audit_log.read_text()
     assert mounts.token.read_text() not in audited
+
+
+async def test_token_of_a_daemon_is_of_no_use_at_the_api_server(fleet: Fleet) -> None:
+    mounts = await mounted(fleet)
+    cluster = fleet.control_plane.cluster
+    usual = token(fleet.api, await pod(fleet, mounts.node), audience=API_SERVER)
+    assert await answered(cluster, usual) == 200
+    assert await answered(cluster, mounts.token.read_text()) == 401
+
+
+async def answered(cluster: Cluster, shown: str) -> int:
+    """Return the status with which the API server answers a request with a token."""
+    context = ssl.create_default_context(cafile=str(cluster.plane.layout.ca))
+    headers = {"Authorization": f"Bearer {shown}"}
+    url = f"{cluster.api.url}/api"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(url, headers=headers, ssl=context) as answer,
+    ):
+        return answer.status
 
 
 async def test_renewal_drops_no_session_and_the_next_one_has_the_new_certificate(
@@ -285,7 +309,7 @@ def bad_token(fleet: Fleet, mounts: Mounts, other: Mounts, kind: str) -> str:
     ours, good = api.get(path), mounts.token.read_text()
     match kind:
         case "audience":
-            return token(api, ours, audience="https://kubernetes.default.svc")
+            return token(api, ours, audience=API_SERVER)
         case "unbound":
             return token(api, None)
         case "account":

@@ -28,8 +28,9 @@ EXCUSED = {
     Finding("CKV_K8S_25", DAEMON),
     # Whoever ends it for its memory may do so in the middle of a load.
     Finding("CKV_K8S_13", DAEMON),
-    # A daemon that hangs loses its session, and an alert tells of it; nothing is routed to it that
-    # could be kept away. A probe would end it just when modprobe is slow.
+    # A daemon that hangs loses its session, and an alert tells of it. A probe of its life would end
+    # it just when modprobe is slow; nothing is routed to it that one of its readiness could keep
+    # away, and rollouts wait until it has run for a while (kmm_cp.policy.daemonset).
     Finding("CKV_K8S_8", DAEMON),
     Finding("CKV_K8S_9", DAEMON),
     # Of its own namespace alone, where nobody else keeps anything: docs/reference/rbac.md.

@@ -1,6 +1,7 @@
 """Who may do what on a node: bytes from outside meet no rights, the daemon has those it needs."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -245,13 +246,14 @@ def test_daemon_tells_of_itself_within_its_profile(stage: Stage) -> None:
     node = stage.sandbox.nodes[NODE]
     before = daemon_pid(node)
 
-    def send(number: str, message: str) -> None:
-        node.run_in_pod("sh", "-c", f'kill -{number} "$(cat /run/kmm/daemon.lock)"').check()
+    def send(number: signal.Signals, message: str) -> None:
+        program = f'import os; os.kill(int(open("/run/kmm/daemon.lock").read()), {number:d})'
+        node.run_in_pod(sys.executable, "-c", program).check()
         stage.until(lambda: f'"msg": "{message}"' in stage.daemon_log(NODE), message)
 
-    send("USR1", "tasks told")
+    send(signal.SIGUSR1, "tasks told")
     assert "most recent call first" in stage.daemon_log(NODE)
-    send("USR2", "profile begun")
-    send("USR2", "profile ended")
+    send(signal.SIGUSR2, "profile begun")
+    send(signal.SIGUSR2, "profile ended")
     assert daemon_pid(node) == before
     assert stage.asked(node, "/healthz")[0] == 200

@@ -23,7 +23,7 @@ def node(stage: Stage) -> Iterator[Node]:
 
 
 def call(stage: Stage, node: Node, release: str) -> None:
-    set_release(node, release)
+    set_release(node.machine, release)
     assert node.execute("uname", "-r").check().strip() == release
     node.restart_daemon()
     stage.until(lambda: reported_kernel(stage, node) == release, f"{node.name} runs {release}")

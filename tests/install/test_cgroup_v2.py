@@ -43,10 +43,13 @@ def register_anew(cluster: Cluster, node: KubeletNode) -> None:
     cluster.api.delete(f"/api/v1/nodes/{node.name}")
 
 
-def test_cgroups_are_refused_below_one_that_has_processes(cluster: Cluster) -> None:
-    answer = on(next(iter(cluster.nodes.values())), "refused")
-    assert "does not take +cpu +memory +pids (Device or resource busy)" in answer["said"]
+def test_cgroups_are_refused_below_one_that_has_processes_until_they_are_moved(
+    cluster: Cluster,
+) -> None:
+    answer = on(next(iter(cluster.nodes.values())), "occupied")
+    assert "has processes, so that it gives no controllers" in answer["said"]
     assert answer["left"] == []
+    assert {"cpu", "memory", "pids"} <= set(answer["given"])
 
 
 def test_kubelet_takes_a_cgroup_of_version_2_and_pods_are_counted_below_it(

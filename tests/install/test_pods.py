@@ -1,14 +1,17 @@
 """KMM's own Pods come, go and are replaced under modules that stay as they are."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from kmm_cp.serving.token import AUDIENCE
 from kmm_sandbox import samples
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.cluster import HOST_NODE, Cluster
 from kmm_sandbox.cluster.images import read_archive
 from kmm_sandbox.cluster.kmm import CONTROL_PLANE, DAEMON
+from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.outcome import Outcome
 from support.kubelets import PODS, Kubelets, running
@@ -18,6 +21,10 @@ from support.stage import STATES, Stage
 pytestmark = pytest.mark.nightly
 
 SLIP = "slip"
+MAX_UNAVAILABLE = 1
+"""A tenth of the nodes, as shipped, rounded up."""
+ENDS = 2
+"""How often a daemon must have ended for the rollout to have had its chance."""
 
 
 def test_control_plane_is_on_the_node_without_taint_and_daemons_have_enrolled_from_the_others(
@@ -79,6 +86,52 @@ def test_daemons_of_another_image_take_over_and_unload_nothing(
     assert directories(stage) == loads
 
 
+def test_daemons_that_end_at_once_replace_no_more_than_may_be_away(
+    stage: Stage[Kubelets], kubelets: Kubelets
+) -> None:
+    outcome, cluster = loaded(stage), kubelets.cluster
+    loads, before = directories(stage), names_of(cluster, DAEMON)
+    wrong, right = ["--config", "/etc/kmm/none.json"], args_of_template(cluster)
+
+    set_args_of_template(cluster, wrong)
+
+    stage.until(lambda: restarts_of(cluster, wrong) >= ENDS, "daemons that end at once")
+    assert len(pods_with(cluster, wrong)) == MAX_UNAVAILABLE
+    assert len(before & names_of(cluster, DAEMON)) == len(cluster.nodes) - MAX_UNAVAILABLE
+    assert directories(stage) == loads
+
+    set_args_of_template(cluster, right)
+
+    stage.until(
+        lambda: not pods_with(cluster, wrong) and rolled_out(cluster, "daemonset", DAEMON),
+        "daemons as they were",
+    )
+    wait_for_sessions(stage, cluster)
+    outcome.wait_loaded()
+    assert directories(stage) == loads
+
+
+def test_daemons_have_no_token_that_the_api_server_would_take(
+    stage: Stage[Kubelets], kubelets: Kubelets
+) -> None:
+    cluster = kubelets.cluster
+    for name in names_of(cluster, DAEMON):
+        volumes = cluster.api.get(f"{PODS}/{name}")["spec"]["volumes"]
+        sources = [
+            each for volume in volumes for each in volume.get("projected", {}).get("sources", ())
+        ]
+        audiences = [
+            each["serviceAccountToken"]["audience"]
+            for each in sources
+            if "serviceAccountToken" in each
+        ]
+        assert audiences == [AUDIENCE]
+    answer = kubelets.nodes["node1"].run_in_pod(
+        "python3.11", "-c", "import os; print(os.listdir('/var/run/secrets'))"
+    )
+    assert answer.check().strip() == "['kmm']"
+
+
 def test_a_killed_daemon_is_started_again_in_its_pod_and_reloads_nothing(
     stage: Stage[Kubelets], kubelets: Kubelets
 ) -> None:
@@ -129,6 +182,31 @@ def rolled_out(cluster: Cluster, kind: str, name: str) -> bool:
     ready = status.get("numberReady", status.get("readyReplicas"))
     current = status["observedGeneration"] == found["metadata"]["generation"]
     return bool(current and updated == ready == wanted)
+
+
+def args_of_template(cluster: Cluster) -> list[str]:
+    """Return the arguments of the daemon in the template that its DaemonSet is made of."""
+    template = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/podtemplates/{DAEMON}")
+    args: list[str] = template["template"]["spec"]["containers"][0]["args"]
+    return args
+
+
+def set_args_of_template(cluster: Cluster, args: list[str]) -> None:
+    change = {"op": "replace", "path": "/template/spec/containers/0/args", "value": args}
+    patch = ("--type=json", "--patch", json.dumps([change]))
+    cluster.kubectl("-n", NAMESPACE, "patch", "podtemplate", DAEMON, *patch)
+
+
+def pods_with(cluster: Cluster, args: list[str]) -> list[Object]:
+    """Return the daemons' Pods that have these arguments."""
+    pods = cluster.api.items(f"{PODS}?labelSelector=app.kubernetes.io%2Fname%3D{DAEMON}")
+    return [pod for pod in pods if pod["spec"]["containers"][0]["args"] == args]
+
+
+def restarts_of(cluster: Cluster, args: list[str]) -> int:
+    """Return how often a kubelet has started the containers of such Pods again."""
+    statuses = [pod["status"].get("containerStatuses", ()) for pod in pods_with(cluster, args)]
+    return sum(status["restartCount"] for each in statuses for status in each)
 
 
 def names_of(cluster: Cluster, app: str) -> set[str]:

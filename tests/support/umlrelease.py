@@ -7,17 +7,17 @@ The kernel itself has no way to be told. What is written is the `release` in its
 import re
 from pathlib import Path
 
-from kmm_sandbox.process.node import Node
+from kmm_sandbox.uml import UmlNode
 
 FIELD = 65
 """Bytes of each of sysname, nodename, release."""
 
 
-def set_release(node: Node, release: str) -> None:
-    """Have a node's kernel call itself by another release, until it is rebooted."""
-    process = node.machine.process
+def set_release(machine: UmlNode, release: str) -> None:
+    """Have a kernel call itself by another release, until it is rebooted."""
+    process = machine.process
     assert process is not None
-    pattern = re.compile(re.escape(_field("Linux") + _field(node.name)))
+    pattern = re.compile(re.escape(_field("Linux") + _field(machine.spec.name)))
     written = 0
     with Path(f"/proc/{process.pid}/mem").open("r+b", buffering=0) as memory:
         for start, size in _own_data(process.pid):

@@ -1,7 +1,7 @@
 """Run on a node with a kernel of its own, which has cgroup v2: a node of the shared-kernel kind.
 
-`make` makes its cgroups, `start` its processes, `stop` ends both; `refused` asks for cgroups below
-one that has processes. Each prints one line of JSON.
+`make` makes its cgroups, `start` its processes, `stop` ends both; `occupied` asks for cgroups below
+one that has processes, before and after they are moved. Each prints one line of JSON.
 """
 
 import json
@@ -12,12 +12,15 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from kmm_sandbox.cluster.cgroups import PROCESSES, Cgroups
+from kmm_sandbox.cluster.cgroups import CONTROLLERS, PROCESSES, Cgroups
 from kmm_sandbox.cluster.hostnode import HostNode
 from kmm_sandbox.cluster.nodebinaries import NodeBinaries
 from kmm_sandbox.cluster.settings import NodeSettings
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.processes import Launcher, run
+from kmm_sandbox.repository import REPOSITORY
+
+FREE = REPOSITORY / ".ci/free-top-cgroup"
 
 
 def described(cgroups: Cgroups) -> str:
@@ -34,8 +37,8 @@ def make() -> str:
     return described(Cgroups.make())
 
 
-def refused() -> str:
-    """Take the cgroup of this very process for the top of the hierarchy."""
+def occupied() -> str:
+    """Take the cgroup of this very process for a container's top of the hierarchy."""
     own = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().partition("::/")[2].strip()
     busy = own / "busy"
     busy.mkdir()
@@ -47,10 +50,15 @@ def refused() -> str:
             said = Cgroups.make(Path(mounts.name)).name
         except SandboxError as error:
             said = str(error)
-    left = [each.name for each in busy.iterdir() if each.is_dir()]
+        left = [each.name for each in busy.iterdir() if each.is_dir()]
+        run([str(FREE), str(busy)], limit=60)
+        made = Cgroups.make(Path(mounts.name))
+        given = (busy / made.name / CONTROLLERS).read_text()
+        made.remove()
     (own / PROCESSES).write_text(str(os.getpid()))
+    (busy / "init").rmdir()
     busy.rmdir()
-    return json.dumps({"said": said, "left": left})
+    return json.dumps({"said": said, "left": left, "given": given.split()})
 
 
 def start(cgroups: str, directory: str, name: str, address: str, kubelet: str) -> str:
@@ -88,5 +96,5 @@ def stop(cgroups: str, first: str) -> str:
 
 
 if __name__ == "__main__":
-    command = {"make": make, "refused": refused, "start": start, "stop": stop}[sys.argv[1]]
+    command = {"make": make, "occupied": occupied, "start": start, "stop": stop}[sys.argv[1]]
     print(command(*sys.argv[2:]))  # type: ignore[operator]

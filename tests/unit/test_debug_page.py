@@ -55,7 +55,7 @@ def test_daemon_is_found_by_its_label_its_settings_and_its_lock() -> None:
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == "kmm-daemon"
     assert "-l app.kubernetes.io/name=kmm-daemon " in COMMANDS
     assert f"status {' '.join(pod['spec']['containers'][0]['args'])}\n" in COMMANDS
-    assert f"$(cat {default('run_dir')}/{lock.NAME})" in COMMANDS
+    assert f'open("{default("run_dir")}/{lock.NAME}")' in COMMANDS
 
 
 def test_status_is_a_command_of_the_daemon(capsys: pytest.CaptureFixture[str]) -> None:

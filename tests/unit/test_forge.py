@@ -76,3 +76,14 @@ def test_form_for_bugs_asks_by_commands_that_kubectl_takes() -> None:
     for line in found:
         command = Command(page=FORGE, words=tuple(line.split()))
         assert kubectl_problem(command, resources()) == ""
+
+
+def test_hooks_before_a_commit_are_what_make_check_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    target = makefile.partition("\ncheck:")[2].partition("\n\n")[0]
+    checks = {line.removeprefix("\t$(BIN)/") for line in target.splitlines()[1:]}
+    (hooks,) = (repo["hooks"] for repo in read(ROOT / ".pre-commit-config.yaml")["repos"])
+    entries = {hook["entry"].removeprefix(".venv/bin/") for hook in hooks}
+    # A hook gets the names of the files, and mends what it finds.
+    mended = {"ruff format --check .": "ruff format", "ruff check .": "ruff check --fix"}
+    assert entries == {mended.get(check, check) for check in checks}

@@ -12,6 +12,9 @@ APP = "app.kubernetes.io/name"
 PART_OF = {"app.kubernetes.io/part-of": "kmm"}
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
 """What `kubectl rollout restart` writes; taken away it would restart every daemon once more."""
+MIN_READY_SECONDS = 10
+"""How long a daemon must have run before a rollout goes on to the next node. One that ends at its
+start, of a wrong image or setting, is Ready until then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ def new(wish: Wish, template: Mapping[str, Any], owner_uid: str) -> Object:
             "selector": {"matchLabels": {APP: app}},
             "template": made,
             "updateStrategy": _strategy(wish, {}),
+            "minReadySeconds": MIN_READY_SECONDS,
         },
     }
 
@@ -74,6 +78,7 @@ def update(
     if (
         before == made
         and spec.get("updateStrategy") == strategy
+        and spec.get("minReadySeconds") == MIN_READY_SECONDS
         and metadata.get("labels") == labels
         and metadata.get("ownerReferences") == owners
     ):
@@ -82,7 +87,12 @@ def update(
         **wanted,
         "metadata": {**metadata, "labels": labels, "ownerReferences": owners},
         # The selector cannot change.
-        "spec": {**spec, "template": made, "updateStrategy": strategy},
+        "spec": {
+            **spec,
+            "template": made,
+            "updateStrategy": strategy,
+            "minReadySeconds": MIN_READY_SECONDS,
+        },
     }
 
 

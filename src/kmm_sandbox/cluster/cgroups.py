@@ -33,6 +33,8 @@ CPUSET_COPIED = ("cpuset.cpus", "cpuset.mems")
 LEAF = "node"
 """Name of the cgroup of the node's first process, in version 2."""
 PROCESSES, CONTROLLERS, GIVEN = "cgroup.procs", "cgroup.controllers", "cgroup.subtree_control"
+TYPE = "cgroup.type"
+"""A file that the machine's top cgroup of version 2 does not have, and every other one has."""
 CURRENT = "pids.current"
 """How many processes a cgroup and those below it have, whoever reads it: PROCESSES of version 1
 does not name those of another PID namespace, and every sandbox has its own. In version 1 only the
@@ -70,14 +72,28 @@ def version_2(mounts: str) -> Path | None:
 def obstacle(mounts: Path = MOUNTS) -> str:
     """Return what keeps a kubelet from running on this kernel; empty if nothing does."""
     text = mounts.read_text()
+    if place := version_2(text):
+        return _occupied(place)
     absent = NEEDED_V1 - frozenset().union(*hierarchies(text).values())
-    if version_2(text) or not absent:
+    if not absent:
         return ""
     there = frozenset().union(*map(controllers, hierarchies(text)))
     return (
         f"no cgroup v1 hierarchy with {', '.join(sorted(absent))}, and no cgroup v2 with"
         f" {', '.join(sorted(NEEDED_V2 - there))}: a kubelet on this machine's own kernel needs all"
         " in one of the versions; mount them, or use another machine"
+    )
+
+
+def _occupied(place: Path) -> str:
+    """Say that processes keep a container's top cgroup from giving what a kubelet needs."""
+    if controllers(place, GIVEN) >= NEEDED_V2 or not (place / TYPE).exists():
+        return ""
+    if not (place / PROCESSES).read_text().strip():
+        return ""
+    return (
+        f"{place} has processes, so that it gives no controllers to cgroups below it: move them"
+        " into one of their own, as .ci/free-top-cgroup does"
     )
 
 
@@ -186,10 +202,7 @@ def _made_v2(place: Path, name: str) -> Cgroups:
             (place / GIVEN).write_text(wanted)
         except OSError as error:
             raise SandboxError(
-                f"{place / GIVEN} does not take {wanted} ({error.strerror}): a cgroup that has"
-                " processes gives no controllers, unless it is the machine's top one. In a"
-                f" container, move them first: mkdir {place}/init, then write each process id of"
-                f" {place / PROCESSES} into {place}/init/{PROCESSES}",
+                f"{place / GIVEN} does not take {wanted}: {error.strerror}",
                 reason="MachineUnfit",
             ) from error
     (place / name).mkdir()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kmm_common.errors import TerminalError
-from kmm_cp.policy.daemonset import RESTARTED, Wish, new, update
+from kmm_cp.policy.daemonset import MIN_READY_SECONDS, RESTARTED, Wish, new, update
 
 Object = dict[str, Any]
 
@@ -50,6 +50,7 @@ def test_new_one_is_the_template_and_belongs_to_the_deployment() -> None:
         made["spec"]["template"]["spec"] == template(image="r/daemon@sha256:1")["template"]["spec"]
     )
     assert made["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
+    assert made["spec"]["minReadySeconds"] == MIN_READY_SECONDS
 
 
 def test_nothing_is_written_where_nothing_differs() -> None:
@@ -82,6 +83,8 @@ def spec_edited(change: str) -> Object:
             del pod["containers"]
         case "strategy":
             edited["spec"]["updateStrategy"] = {"type": "OnDelete"}
+        case "readiness":
+            del edited["spec"]["minReadySeconds"]
         case "labels":
             edited["metadata"]["labels"] = {}
         case "owner":
@@ -89,13 +92,16 @@ def spec_edited(change: str) -> Object:
     return edited
 
 
-@pytest.mark.parametrize("change", ["added", "changed", "removed", "strategy", "labels", "owner"])
+@pytest.mark.parametrize(
+    "change", ["added", "changed", "removed", "strategy", "readiness", "labels", "owner"]
+)
 def test_what_somebody_changed_by_hand_is_put_right(change: str) -> None:
     after = update(WISH, template(), "uid-cp", spec_edited(change))
     wanted = new(WISH, template(), "uid-cp")
     assert after is not None
     assert after["spec"]["template"] == wanted["spec"]["template"]
     assert after["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    assert after["spec"]["minReadySeconds"] == MIN_READY_SECONDS
     assert after["metadata"]["labels"] == wanted["metadata"]["labels"]
     assert after["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
 

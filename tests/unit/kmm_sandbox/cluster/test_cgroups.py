@@ -14,6 +14,7 @@ from kmm_sandbox.cluster.cgroups import (
     sweep,
 )
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.repository import REPOSITORY
 
 MOUNTS = """\
 tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0
@@ -98,16 +99,34 @@ def test_a_cgroup_of_version_2_that_is_in_use_is_not_swept(tmp_path: Path) -> No
     assert not (tmp_path / "cgroup" / left.name).exists()
 
 
-def test_controllers_that_cannot_be_given_are_refused_with_the_remedy_and_nothing_is_made(
+@pytest.mark.parametrize(
+    ("given", "processes", "told"),
+    [("cpu", "1\n", "has processes"), ("cpu memory pids", "1\n", ""), ("", "", "")],
+    ids=["occupied", "given already", "left"],
+)
+def test_containers_top_cgroup_that_has_processes_is_told_of_with_the_remedy(
+    tmp_path: Path, given: str, processes: str, told: str
+) -> None:
+    mounts = machine_with_v2(tmp_path, there="cpu memory pids", given=given)
+    top = tmp_path / "cgroup"
+    (top / "cgroup.procs").write_text(processes)
+    # The machine's own top has no such file, and gives controllers also where it has processes.
+    assert obstacle(mounts) == ""
+    (top / "cgroup.type").write_text("domain\n")
+    said = obstacle(mounts)
+    assert told in said
+    assert bool(said) == bool(told)
+    assert not said or (REPOSITORY / said.split()[-2]).is_file()
+
+
+def test_controllers_that_cannot_be_given_are_refused_and_nothing_is_made(
     tmp_path: Path,
 ) -> None:
     mounts = machine_with_v2(tmp_path, there="cpu memory pids")
     top = tmp_path / "cgroup"
     (top / "cgroup.subtree_control").unlink()
     (top / "cgroup.subtree_control").symlink_to(tmp_path / "absent" / "file")
-    with pytest.raises(
-        SandboxError, match=r"does not take \+cpu \+memory \+pids .* mkdir .*/cgroup/init"
-    ):
+    with pytest.raises(SandboxError, match=r"does not take \+cpu \+memory \+pids: No such file"):
         Cgroups.make(mounts)
     assert not list(top.glob(f"{PREFIX}*"))
 
