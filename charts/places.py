@@ -96,6 +96,12 @@ PLACES = [
     *_pod(("Deployment", "kmm-cp"), "controlPlane", "kmm-cp"),
     *_pod(("PodTemplate", "kmm-daemon"), "daemon", "daemon"),
     Place(
+        kind="PodTemplate",
+        name="kmm-daemon",
+        path="template.spec.securityContext.seccompProfile.localhostProfile",
+        node=Inline(".Values.daemon.seccompProfile | quote"),
+    ),
+    Place(
         kind="Deployment",
         name="kmm-cp",
         path="spec.replicas",

@@ -114,6 +114,9 @@ class Daemon(Strict):
     """Which nodes it runs on; all if empty."""
     tolerations: tuple[Toleration, ...] = (Toleration(operator="Exists"),)
     """Of its Pods; every taint, by default."""
+    seccompProfile: Name = "kmm/daemon.json"
+    """Where each node has manifests/base/daemon/seccomp.json, below `seccomp` of the kubelet's root
+    directory."""
     settings: dict[str, Any] = {}
     """Merged into the settings that the chart brings (docs/reference/settings.md)."""
 

@@ -223,6 +223,14 @@ def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
         assert settings["log_format"] == "json"
 
 
+def test_seccomp_profile_of_another_place_is_the_one_that_the_daemon_asks_for(helm: Helm) -> None:
+    place = "operator/kmm-daemon.json"
+    made = by_id(helm.template({"daemon": {"seccompProfile": place}}))
+    pod = made["PodTemplate", NAMESPACE, "kmm-daemon"]["template"]["spec"]
+    wanted = {"type": "Localhost", "localhostProfile": place}
+    assert pod["securityContext"]["seccompProfile"] == wanted
+
+
 def test_labels_by_which_a_prometheus_selects_reach_what_it_selects(helm: Helm) -> None:
     labels = {"release": "kube-prometheus"}
     parts = {"serviceMonitor": "ServiceMonitor", "podMonitor": "PodMonitor"}

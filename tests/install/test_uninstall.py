@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kmm_common.api.names import CONTAINS_MODULES_LABEL
 from kmm_sandbox import samples
 from kmm_sandbox.cluster import kmm
 from kmm_sandbox.cluster.kmm import DAEMON
@@ -38,6 +39,8 @@ def test_removal_by_the_docs_leaves_nothing_but_what_it_says_and_kmm_comes_back(
     for name in kubelets.cluster.nodes:
         labels = kubelets.api.get(f"{NODES}/{name}")["metadata"]["labels"]
         assert not [label for label in labels if "kmm.node" in label]
+    for namespace in kubelets.api.items("/api/v1/namespaces"):
+        assert CONTAINS_MODULES_LABEL not in namespace["metadata"]["labels"]
     keeps = heading == KEEP
     assert directories(stage) == (before if keeps else dict.fromkeys(before, ""))
     assert processes(stage) == {}
