@@ -11,8 +11,8 @@ REFERENCE = DOCS / "reference"
 OTHER_RESOURCES = frozenset(
     (
         *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
-        *("configmap", "crd", "daemonset", "deployment", "namespace", "node", "nodes"),
-        *("pod", "pods", "rolebinding", "secret"),
+        *("clusterrolebinding", "configmap", "crd", "daemonset", "deployment", "namespace"),
+        *("node", "nodes", "pod", "pods", "rolebinding", "secret"),
     )
 )
 """Of Kubernetes and of cert-manager, as pages name them."""
