@@ -123,10 +123,14 @@ def _split(words: Sequence[str], flags: _Flags) -> tuple[tuple[str, ...], tuple[
 
 
 def _verbs(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the verb, and the one below it where it is a group. SandboxError if it has none."""
-    group = "Available Commands:" in _help(words[0])
-    below = group and len(words) > 1 and not words[1].startswith("-")
-    return tuple(words[:2]) if below else (words[0],)
+    """Return the verb, and those below it where it is a group. SandboxError if it has none."""
+    verbs = tuple(words[:1])
+    while "Available Commands:" in _help(*verbs):
+        below = words[len(verbs) : len(verbs) + 1]
+        if not below or below[0].startswith("-"):
+            break
+        verbs = (*verbs, *below)
+    return verbs
 
 
 def _read(words: Sequence[str], flags: _Flags) -> tuple[list[str], list[str]]:

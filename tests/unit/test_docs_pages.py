@@ -196,6 +196,24 @@ def test_overlay_for_another_authority_has_both_sides_trust_the_bundle(tmp_path:
         assert volume["configMap"] == {"name": "kmm-trust"}
 
 
+def test_patches_for_a_pull_secret_reach_the_pods_of_both_programs(tmp_path: Path) -> None:
+    page = DOCS / "how-to/install.md"
+    (overlay,) = [block for block in kustomizations(page) if "patches:" in block]
+    (patches,) = [block for block in blocks(page) if "imagePullSecrets" in block]
+    made = {(one["kind"], one["metadata"]["name"]): one for one in rendered(overlay, tmp_path)}
+    with_secret = rendered(overlay + textwrap.indent(patches, "  "), tmp_path)
+    (secret,) = {
+        command.words[command.words.index("docker-registry") + 1]
+        for command in commands(page)
+        if "docker-registry" in command.words
+    }
+    changed = [one for one in with_secret if one not in made.values()]
+    pods = {one["metadata"]["name"]: one.get("spec", one)["template"]["spec"] for one in changed}
+    assert {name: pod["imagePullSecrets"] for name, pod in pods.items()} == {
+        program: [{"name": secret}] for program in ("kmm-cp", "kmm-daemon")
+    }
+
+
 def test_overlay_against_pruning_holds_the_definitions(tmp_path: Path) -> None:
     (overlay,) = kustomizations(DOCS / "how-to/gitops.md")
     objects = rendered(overlay, tmp_path)
