@@ -12,7 +12,8 @@ HEAD = f"""# API
 
 Two kinds of `{names.API_VERSION}`. The same is shown by `kubectl explain module.spec` and
 `kubectl explain nodemodulesstate.status`. `[]` stands for each element of a list. A field without
-a default that is left out counts as empty, 0 or false.
+a default that is left out counts as empty, 0 or false. What is "not acted on yet" is taken, with
+all that is below it, and does nothing; the Module's condition `NotActedOn` names it.
 
 [What the fields may hold](bounds.md), [what is refused, in which words](validation.md),
 [labels, annotations and finalizers](labels.md),

@@ -102,7 +102,7 @@ class DesiredModule:
     modprobe: Modprobe = Modprobe()
     """How modprobe is called."""
     config_hash: str = ""
-    """config_hash() of this entry: what reaches the kernel."""
+    """Hash of what of this entry reaches the kernel."""
     conflicts_with: str = ""
     """namespace/name of the Module that owns the same kernel module on this node."""
     version: str = ""
@@ -131,7 +131,7 @@ class ModuleFailure:
     """Why a Module is not where it should be."""
 
     reason: str
-    """One of kmm_common.api.names.Reason."""
+    """One word, as in docs/reference/reasons.md."""
     message: str
     """What failed, and what to do; at most 512 bytes."""
     exit_code: int | None = None

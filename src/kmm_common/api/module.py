@@ -96,9 +96,9 @@ class KernelMapping(ApiModel):
     container_image: ImageName = ""
     """Kmod image; variables such as ${KERNEL_FULL_VERSION} are replaced."""
     build: Build | None = None
-    """How the image is built if it does not exist."""
+    """Not acted on yet: how the image is built if it does not exist."""
     sign: Sign | None = None
-    """How the image's modules are signed."""
+    """Not acted on yet: how the image's modules are signed."""
     registry_tls: Annotated[RegistryTls | None, Field(alias="registryTLS")] = None
     """How the registry of the image is spoken to."""
     in_tree_module_to_remove: KernelModuleName = ""
@@ -145,9 +145,9 @@ class ModuleLoaderContainer(ApiModel):
     version: Annotated[str, Field(max_length=63)] = ""
     """Turns on ordered upgrades: a node gets this version when its version label says so."""
     build: Build | None = None
-    """How images are built, for mappings that do not say."""
+    """Not acted on yet: how images are built, for mappings that do not say."""
     sign: Sign | None = None
-    """How modules are signed, for mappings that do not say."""
+    """Not acted on yet: how modules are signed, for mappings that do not say."""
     registry_tls: Annotated[RegistryTls | None, Field(alias="registryTLS")] = None
     """How the registry is spoken to, for mappings that do not say."""
     in_tree_module_to_remove: KernelModuleName = ""
@@ -243,13 +243,13 @@ class ModuleSpec(ApiModel):
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=64)] = ()
     """Taints that do not keep the module off a node."""
     image_rebuild_trigger_generation: int | None = None
-    """A change builds and signs the images anew."""
+    """Not acted on yet: a change builds and signs the images anew."""
     module_loader: ModuleLoader | None = None
     """The kernel module; a Module may have a device plugin only."""
     device_plugin: DevicePlugin | None = None
-    """A device plugin that runs where the module is loaded."""
+    """Not acted on yet: a device plugin that runs where the module is loaded."""
     dra: Dra | None = None
-    """A DRA driver that runs where the module is loaded; not together with devicePlugin."""
+    """Not acted on yet: a DRA driver where the module is loaded; not together with devicePlugin."""
 
 
 class DaemonSetStatus(ApiModel):
@@ -297,11 +297,11 @@ class ModuleStatus(ApiModel):
     module_loader: DaemonSetStatus | None = None
     """Counters of the kernel module."""
     device_plugin: DaemonSetStatus | None = None
-    """Counters of the device plugin."""
+    """Not set yet: counters of the device plugin."""
     dra: DaemonSetStatus | None = None
-    """Counters of the DRA driver."""
+    """Not set yet: counters of the DRA driver."""
     image_rebuild_trigger_generation: int | None = None
-    """The trigger that was acted on last."""
+    """Not set yet: the trigger that was acted on last."""
     observed_generation: int | None = None
     """metadata.generation that this status is about; -1 until the first look."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
