@@ -29,7 +29,7 @@ class Image(Strict):
     repository: Name
     """Without registry, tag and digest."""
     tag: Annotated[str, Field(pattern=r"^([\w][\w.-]{0,127})?$")] = ""
-    """Of no account where there is a digest."""
+    """Has no effect if a digest is set."""
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     """`sha256:...`; without it nodes may run different bytes."""
 
@@ -142,7 +142,7 @@ class NetworkPolicy(Strict):
     """Who may connect to the control plane, and where it may connect to."""
 
     enabled: bool = True
-    """Without them every Pod may."""
+    """Whether NetworkPolicies are installed; without them every Pod may connect."""
     nodeCIDRs: tuple[Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")], ...] = ()
     """The addresses of your nodes, from which daemons come; every address if empty, and then mutual
     TLS alone decides."""

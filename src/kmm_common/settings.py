@@ -51,7 +51,7 @@ class ProgramSettings(Strict):
     log_format: Annotated[Literal["text", "json"], RELOADABLE] = "text"
     """text for people, json for programs."""
     log_level: Annotated[Literal["info", "warning", "error"], RELOADABLE] = "info"
-    """What is logged at least; above info the steps of each node and Module are not."""
+    """The lowest level that is logged; above info, steps of nodes and Modules are left out."""
 
 
 class MetricsTlsSettings(Strict):
