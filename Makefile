@@ -36,10 +36,10 @@ sandbox-check: $(READY) ## The same unattended; the last line is a JSON verdict
 images: $(READY) ## Build the images of both programs, with an SBOM each (OUTPUT=directory)
 	@exec $(BIN)/python -m images.build $(if $(OUTPUT),--output $(OUTPUT))
 
-test: $(READY) ## Run every tier of tests and count them
+test: $(READY) ## Run the tiers unit, api, fault, images and e2e, and count their tests
 	@exec $(BIN)/python tests/tiers.py unit api fault images e2e
 
-test-nightly: $(READY) ## Run the tests that take minutes each, about two hours in all
+test-nightly: $(READY) ## Run the tests that take minutes each, api-oldest and install: about two hours in all
 	@exec $(BIN)/python tests/tiers.py nightly api-oldest install
 
 unit api fault e2e: $(READY) ## Run one tier of tests
@@ -48,7 +48,7 @@ unit api fault e2e: $(READY) ## Run one tier of tests
 test-images: $(READY) ## Run the tier that builds the images and looks into them
 	@exec $(BIN)/python tests/tiers.py images
 
-test-install: $(READY) ## Run the tier that installs KMM on real kubelets, and the spine's tests on it
+test-install: $(READY) ## Run the tier that installs KMM on real kubelets, with what users rely on first
 	@exec $(BIN)/python tests/tiers.py install
 
 fuzz: $(READY) ## Fuzz every parser (SECONDS=60 for each target, ONLY=name for one)
