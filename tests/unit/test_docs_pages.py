@@ -21,6 +21,7 @@ from support.docpages import DOCS, ROOT, resources
 
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob(".github/**/*.md")])
 INDEX = DOCS / "README.md"
+CERTIFICATES = DOCS / "how-to/certificates.md"
 KINDS = ("tutorial", "how-to", "reference", "explanation")
 HELM_COMMANDS = ("install", "rollback", "template", "uninstall", "upgrade")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -160,11 +161,18 @@ def kustomizations(page: Path) -> list[str]:
     return [block for block in blocks(page) if "kustomize.config.k8s.io" in block]
 
 
+def next_authority() -> str:
+    """Return the Certificate that is to follow the one of the manifests."""
+    (block,) = [one for one in blocks(CERTIFICATES) if "kind: Certificate\n" in one]
+    return block
+
+
 def rendered(overlay: str, directory: Path) -> list[dict[str, Any]]:
     """Return the objects of an overlay that a page shows."""
     ours = os.path.relpath(ROOT / "manifests", directory.resolve())
     (directory / "kustomization.yaml").write_text(overlay.replace("kmm/manifests", ours))
     (directory / "ca.crt").write_text("both authorities\n")
+    (directory / "next-authority.yaml").write_text(next_authority())
     return list(
         yaml.safe_load_all(run([str(find_kubectl()), "kustomize", str(directory)], limit=60))
     )
@@ -177,7 +185,7 @@ def test_overlays_that_are_shown_are_rendered(page: Path, tmp_path: Path) -> Non
 
 
 def test_overlay_for_another_authority_has_both_sides_trust_the_bundle(tmp_path: Path) -> None:
-    (overlay,) = kustomizations(DOCS / "how-to/certificates.md")
+    (overlay,) = kustomizations(CERTIFICATES)
     objects = {(one["kind"], one["metadata"]["name"]): one for one in rendered(overlay, tmp_path)}
     (bundle,) = objects["ConfigMap", "kmm-trust"]["data"]
     for program, owner, settings in (
@@ -212,6 +220,19 @@ def test_patches_for_a_pull_secret_reach_the_pods_of_both_programs(tmp_path: Pat
     assert {name: pod["imagePullSecrets"] for name, pod in pods.items()} == {
         program: [{"name": secret}] for program in ("kmm-cp", "kmm-daemon")
     }
+
+
+def test_another_authority_is_as_the_first_and_the_issuer_signs_with_it(tmp_path: Path) -> None:
+    (overlay,) = kustomizations(CERTIFICATES)
+    (patch,) = [block for block in blocks(CERTIFICATES) if "kind: Issuer" in block]
+    made = rendered(overlay + textwrap.indent(patch, "  "), tmp_path)
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in made}
+    following = yaml.safe_load(next_authority())
+    name = following["metadata"]["name"]
+    first = objects["Certificate", "kmm-authority"]
+    assert following["spec"] == {**first["spec"], "secretName": name}
+    assert objects["Certificate", name] == following
+    assert objects["Issuer", "kmm"]["spec"] == {"ca": {"secretName": name}}
 
 
 def test_overlay_against_pruning_holds_the_definitions(tmp_path: Path) -> None:
