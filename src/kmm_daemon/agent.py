@@ -82,7 +82,7 @@ class Agent:
         self._unended: Mapping[ModuleRef, Process] = {}
         self._ended = 0
         self._stale_firmware = False
-        """Files of Modules that went while no daemon looked may be on the host."""
+        """Files of Modules that are desired no more may be on the host."""
         self._heard = False
         """The control plane has said since the start what is desired."""
         self._wake = asyncio.Event()
@@ -134,6 +134,9 @@ class Agent:
         if not self._heard:
             self._heard = self._stale_firmware = True
             self._wake.set()
+        if before and before.modules.keys() - new.modules.keys():
+            # Of one that was never loaded nothing else would remove it: there is no unload.
+            self._stale_firmware = True
         if new != before:
             self._note_accepted(new)
             self._wake.set()
@@ -175,7 +178,7 @@ class Agent:
             self._view = await self._kernel.view(self._state.unaccounted())
 
     async def _clear_firmware(self) -> None:
-        """Remove firmware of Modules that went before this start; unloads remove their own."""
+        """Remove firmware of Modules that went without an unload; unloads remove their own."""
         state = self._state
         users = (state.modules, state.records, state.begun, self._running)
         try:

@@ -3,6 +3,7 @@
 from kmm_common.clock import Clock
 from kmm_common.oci.cancellation import Cancellation
 from kmm_common.oci.errors import InvalidImageError
+from kmm_daemon.images.failures import TooSlowError
 from kmm_daemon.images.limits import UnpackLimits
 
 
@@ -27,9 +28,7 @@ class Budget:
         """Raise when time is over or when nobody waits any more."""
         self._cancellation.check()
         if self._clock.monotonic() > self._end:
-            raise InvalidImageError(
-                f"image takes more than {self.limits.seconds:g} s to unpack; make it smaller"
-            )
+            raise TooSlowError(self.limits.seconds)
 
     def scan(self) -> None:
         """Count a member that was read."""

@@ -38,6 +38,17 @@ class StoreError(TransientError):
         )
 
 
+class TooSlowError(TransientError):
+    """Unpacking takes too long: the node may be busy now, as it is after a boot."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"takes more than {seconds:g} s to unpack here; make it smaller, or see what keeps the"
+            " node busy",
+            reason=Reason.IMAGE_PULL_FAILED,
+        )
+
+
 class NotHereError(TransientError):
     """The image is not on the node and must not be pulled."""
 

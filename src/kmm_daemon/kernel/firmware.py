@@ -189,7 +189,8 @@ def _files(top: Path, root: Path) -> dict[str, Path]:
     while waiting:
         prefix, directory = waiting.pop()
         for entry in sorted(directory.iterdir()):
-            path, actual = f"{prefix}{entry.name}", entry.resolve()
+            # Not resolve(): that raises for a link to itself.
+            path, actual = f"{prefix}{entry.name}", Path(os.path.realpath(entry))
             seen += 1
             _refuse_hostile(path, actual, root, seen)
             if actual.is_dir():

@@ -79,7 +79,11 @@ class ModprobeKernel:
 
     async def view(self, parameters_of: frozenset[str] = frozenset()) -> KernelView:
         """Return the truth of this moment, from /proc and /sys. Raises TransientError."""
-        return await asyncio.to_thread(self._look, parameters_of)
+        try:
+            return await asyncio.to_thread(self._look, parameters_of)
+        except OSError as error:
+            where = error.filename or "the node"
+            raise TransientError(f"{where}: {error.strerror or error}") from error
 
     def _look(self, parameters_of: frozenset[str]) -> KernelView:
         # The processes first: what ends after that is noticed at the next look.
@@ -197,15 +201,14 @@ class ModprobeKernel:
         for name in names:
             log(logger, logging.INFO, "in-tree module removed", ref=str(module.ref), module=name)
             await self._commands.remove(module.ref, name)
-        if contents.own and contents.own in await self._reader.modules():
-            message = f"{contents.own} is in the kernel already: unload it, or name it in "
-            message += "inTreeModulesToRemove"
-            raise StepError(ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message))
+        _refuse_another(contents, await self._reader.modules())
 
     async def _insert(
         self, module: DesiredModule, contents: Contents, place: argv.Place
     ) -> LoadedRecord:
         before = await self._reader.modules()
+        # Once more: udev may have been quicker, and modprobe would call that a success.
+        _refuse_another(contents, before)
         command = argv.load(self._modprobe, module, place)
         attempt = replace(
             await self._commands.run(module.ref, command, contents.unload_order),
@@ -264,6 +267,14 @@ class ModprobeKernel:
     async def _forget(self, ref: ModuleRef, boot_id: str) -> None:
         await self._firmware.remove(frozenset((ref,)), boot_id)
         await asyncio.to_thread(self._workspaces.remove, ref)
+
+
+def _refuse_another(contents: Contents, rows: Rows) -> None:
+    """Raise StepError if the Module's own kernel module is there, which we did not load."""
+    if contents.own and contents.own in rows:
+        message = f"{contents.own} is in the kernel already: unload it, or name it in "
+        message += "inTreeModulesToRemove"
+        raise StepError(ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message))
 
 
 def _what_went_wrong(

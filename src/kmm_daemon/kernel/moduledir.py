@@ -51,6 +51,12 @@ def find_directory(image: ReadyImage, dir_name: str, kernel: str) -> Path:
 
     Kernels whose name ends in `+` are known without it to those who build images. Raises StepError.
     """
+    if not image.root.is_dir():
+        # Evicted since it was made ready; it is brought again.
+        failure = ModuleFailure(
+            reason=Reason.IMAGE_PULL_FAILED, message=f"{image.digest} left the image store"
+        )
+        raise StepError(failure)
     base = image.root / argv.normalised(dir_name).lstrip("/") / "lib/modules"
     plain = kernel.removesuffix("+")
     for name in (kernel, plain, f"{plain}+"):

@@ -86,9 +86,11 @@ class KernelFiles:
     def parameters(self, name: str) -> dict[str, str]:
         """Return the parameters of a loaded module that the kernel lets be read."""
         found: dict[str, str] = {}
-        for path in (self.sys_module / name / "parameters").glob("*"):
-            with suppress(OSError):
-                found[path.name] = path.read_text(errors="replace").strip()
+        # The directory goes with the module, which may be now.
+        with suppress(OSError):
+            for path in (self.sys_module / name / "parameters").iterdir():
+                with suppress(OSError):
+                    found[path.name] = path.read_text(errors="replace").strip()
         return found
 
     def build(self, row: KernelModule) -> str:

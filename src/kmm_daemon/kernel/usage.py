@@ -36,10 +36,20 @@ def _mounts(name: str, root: Path) -> Iterator[str]:
 def _processes(name: str, root: Path) -> Iterator[str]:
     for directory in sorted((root / "proc").glob("[0-9]*")):
         for descriptor in _entries(directory / "fd"):
-            device = _device(descriptor)
+            path = _path(descriptor)
+            # Any other file's own file system would be asked, which may hang for ever, as NFS does.
+            device = _device(descriptor) if path.startswith("/dev/") else ""
             if device and name in _modules_of(device, root):
                 program = _text(directory / "comm").strip() or "unknown"
-                yield f"{program} (process {directory.name}) with {descriptor.readlink()}"
+                yield f"{program} (process {directory.name}) with {path}"
+
+
+def _path(descriptor: Path) -> str:
+    """Return what an open file is called where it was opened; empty if it was closed meanwhile."""
+    try:
+        return str(descriptor.readlink())
+    except OSError:
+        return ""
 
 
 def _device(descriptor: Path) -> str:

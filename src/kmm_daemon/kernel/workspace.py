@@ -5,6 +5,7 @@ unload finds the indexes of its load even when the image has left the store.
 """
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def _link(source: Path, place: Place, module: DesiredModule) -> bool:
             if complete or entry.name in ("modules.order", "modules.builtin"):
                 shutil.copyfile(entry, target / entry.name)
         else:
-            (target / entry.name).symlink_to(entry.resolve())
+            # Not resolve(): that raises for a link to itself, which modprobe has no use for.
+            (target / entry.name).symlink_to(os.path.realpath(entry))
     place.config.mkdir()
     (place.config / "kmm.conf").write_text(argv.softdeps(module.modprobe))
     return complete

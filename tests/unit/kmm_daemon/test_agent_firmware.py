@@ -1,5 +1,6 @@
 """Firmware that a former daemon, or a Module gone while the node was down, has left."""
 
+from collections import deque
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,6 +64,19 @@ async def test_daemon_that_learns_nothing_new_after_its_start_removes_old_firmwa
     node.generation -= 1
     await node.want(desired(firmware_path=FIRMWARE))
     assert node.kernel.firmware == {ref()}
+
+
+async def test_firmware_of_a_module_that_was_never_loaded_goes_with_the_wish_for_it(
+    node: Node,
+) -> None:
+    stays, goes = desired("a", firmware_path=FIRMWARE), desired("b", firmware_path=FIRMWARE)
+    ended = failure(Reason.TIMED_OUT, "modprobe took more than 60 s")
+    node.kernel.failing[ref("b")] = deque([ended])
+    await node.want(stays, goes)
+    # What a load that was ended has left: its init might yet have asked for it.
+    node.kernel.firmware.add(ref("b"))
+    await node.want(stays)
+    assert node.kernel.firmware == {ref("a")}
 
 
 async def test_firmware_of_a_module_that_cannot_be_unloaded_stays_until_it_can(

@@ -8,6 +8,7 @@ from kmm_common.clock import SystemClock
 from kmm_common.oci.cancellation import Cancellation, CancelledInThreadError
 from kmm_common.oci.errors import InvalidImageError
 from kmm_daemon.images.budget import Budget
+from kmm_daemon.images.failures import TooSlowError
 from kmm_daemon.images.limits import GIB, MIB, UnpackLimits
 from kmm_daemon.images.unpack import unpack
 from kmm_daemon.images.wanted import wanted_of
@@ -97,7 +98,7 @@ def test_unpacking_ends_when_time_is_over(tmp_path):
     (tmp_path / "layer").write_bytes(layer(*(module(f"{number}.ko") for number in range(20))))
     (tmp_path / "root").mkdir()
     budget = Budget(SMALL, LateClock(), Cancellation())
-    with pytest.raises(InvalidImageError, match="more than 20 s"):
+    with pytest.raises(TooSlowError, match="more than 20 s"):
         unpack([tmp_path / "layer"], wanted_of(module_for()), tmp_path / "root", budget)
 
 

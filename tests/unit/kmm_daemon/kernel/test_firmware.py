@@ -172,6 +172,13 @@ async def test_links_in_a_circle_are_refused(world: World, monkeypatch):
         await world.install(A, image)
 
 
+async def test_link_to_itself_is_no_file(world: World):
+    image = world.image("a", f="1")
+    (image.root / "firmware/loop").symlink_to("loop")
+    await world.install(A, image)
+    assert set(world.files()) == {"f"}
+
+
 async def test_link_of_the_host_that_leads_out_of_its_directory_is_refused(world: World):
     world.directory.mkdir()
     (world.root / "elsewhere").mkdir()

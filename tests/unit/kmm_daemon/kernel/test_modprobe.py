@@ -6,6 +6,7 @@ import pytest
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
 from kmm_common.errors import TransientError
+from kmm_daemon.kernel.firmware import Firmware
 from kmm_daemon.kernel.modprobe import ModprobeKernel
 from kmm_daemon.kernel.runner import Completed, Deadline
 from kmm_daemon.values import Kernel, LoadedRecord, Process, ReadyImage, StepError
@@ -118,6 +119,13 @@ async def test_image_without_an_index_is_loaded(node, kernel):
     record = await kernel.load(module("top"), plain)
     assert record.kernel_modules == ("top", "mid", "low")
     assert not (plain.root / "opt/lib/modules/6.1.176/modules.dep").exists()
+
+
+async def test_link_to_itself_in_an_image_is_in_nobodys_way(node, kernel, stack):
+    directory = stack.root / f"opt/lib/modules/{KERNEL}"
+    (directory / "loop").symlink_to("loop")
+    record = await kernel.load(module("low"), stack)
+    assert record.kernel_modules == ("low",)
 
 
 async def test_failed_load_takes_back_what_it_brought(node, kernel, stack):
@@ -248,6 +256,21 @@ async def test_module_from_elsewhere_is_not_replaced_unasked(node, kernel, stack
     error = await refused(kernel.load(module("top"), stack))
     assert error.failure.reason == Reason.LOADED_FROM_ELSEWHERE
     assert node.rows["top"].build == "other"
+
+
+async def test_module_that_comes_from_elsewhere_while_firmware_is_copied_is_nobodys_load(
+    node, kernel, stack, monkeypatch
+):
+    install = Firmware.install
+
+    async def beside_udev(self, *shipment):
+        node.insert("top", build="1")
+        await install(self, *shipment)
+
+    monkeypatch.setattr(Firmware, "install", beside_udev)
+    error = await refused(kernel.load(module("top", parameters=("debug=1",)), stack))
+    assert (error.failure.reason, error.retry) == (Reason.LOADED_FROM_ELSEWHERE, True)
+    assert node.commands == []
 
 
 async def test_builds_without_a_srcversion_are_told_apart_by_their_build_ids(node, kernel):

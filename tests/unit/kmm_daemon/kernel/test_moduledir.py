@@ -97,6 +97,14 @@ def test_image_without_the_kernel_is_refused_with_what_it_should_have(tmp_path: 
     assert not caught.value.retry
 
 
+def test_image_that_has_left_the_store_is_brought_again(tmp_path: Path):
+    gone = ReadyImage(digest="sha256:1", root=tmp_path / "gone")
+    with pytest.raises(StepError, match="sha256:1 left the image store") as caught:
+        find_directory(gone, "/opt", "6.1.9")
+    assert caught.value.failure.reason == Reason.IMAGE_PULL_FAILED
+    assert caught.value.retry
+
+
 def test_directory_that_is_a_link_out_of_the_image_is_not_taken(tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "image/opt/lib/modules").mkdir(parents=True)

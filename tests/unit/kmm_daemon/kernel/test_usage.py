@@ -52,6 +52,24 @@ def test_process_is_found_by_the_module_of_the_devices_driver(root: Path):
     assert users("card", root) == ()
 
 
+def test_no_file_system_is_asked_about_a_file_that_is_no_device(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """That of a server that is gone would not answer."""
+    device(root, "ppp")
+    asked = []
+    original = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        asked.append(path)
+        return original(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert users("ppp_generic", root) == ("pppd (process 7) with /dev/null",)
+    descriptors = [path for path in asked if path.parent.name == "fd"]
+    assert descriptors == [root / "proc/7/fd/3"]
+
+
 def test_mount_of_the_modules_file_system_is_found(root: Path):
     assert users("configfs", root) == ("the mount at /sys/kernel/config",)
 
