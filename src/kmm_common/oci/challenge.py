@@ -62,7 +62,7 @@ def answer(header: str, *, url: str, sent: str, credential: RegistryCredential |
 
 def _bearer(url: str, parameters: dict[str, str]) -> Answer:
     realm = parameters.get("realm", "")
-    if not urlsplit(realm).netloc:
+    if not _server(realm):
         return GiveUp(message=f"the registry names no token server: realm {realm[:100]!r}")
     if problem := refusal(origin=url, target=realm):
         return GiveUp(message=f"the registry's token server {realm[:100]!r} {problem}")
@@ -71,6 +71,13 @@ def _bearer(url: str, parameters: dict[str, str]) -> Answer:
         service=parameters.get("service", ""),
         scope=parameters.get("scope", ""),
     )
+
+
+def _server(realm: str) -> str:
+    try:
+        return urlsplit(realm).netloc
+    except ValueError:
+        return ""
 
 
 def _challenges(header: str) -> dict[str, dict[str, str]]:

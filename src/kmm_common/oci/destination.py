@@ -12,7 +12,10 @@ def refusal(*, origin: str, target: str) -> str:
     A registry must not make root on a node ask what only the node can reach, nor send
     credentials over plain HTTP when it is itself spoken to over HTTPS.
     """
-    start, end = urlsplit(origin), urlsplit(target)
+    try:
+        start, end = urlsplit(origin), urlsplit(target)
+    except ValueError:
+        return "is no address"
     if end.scheme not in ("http", "https") or not end.hostname:
         return "is not an http or https address"
     if start.scheme == "https" and end.scheme == "http":

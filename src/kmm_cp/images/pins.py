@@ -180,6 +180,11 @@ class Pins:
         except KmmError as error:
             message = f"image {entry.image}: {error}"
             return Unresolved(reason=_reason(error), message=message)
+        except Exception as error:
+            # Whatever a registry may say: other look-ups go on, and this one is tried again.
+            _logger.exception("look-up broke")
+            message = f"image {entry.image}: unexpected {type(error).__name__}; see kmm-cp's log"
+            return Unresolved(reason=Reason.IMAGE_PULL_FAILED, message=message)
 
     async def _ask(self, entry: DesiredModule) -> str:
         async with self._gate:

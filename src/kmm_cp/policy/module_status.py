@@ -50,13 +50,17 @@ def module_status(
         Sight(node=node, state=states.get(name), live=live(name)) for name, node in by_name.items()
     ]
     outcomes = [outcome_of(module, entries, sight, now) for sight in sights]
-    waits = waits_for(
-        module,
-        by_name,
-        states.values(),
-        live=live,
-        now=now,
-        disconnected_seconds=rules.disconnected_seconds,
+    waits = (
+        waits_for(
+            module,
+            by_name,
+            states.values(),
+            live=live,
+            now=now,
+            disconnected_seconds=rules.disconnected_seconds,
+        )
+        if module.deleting
+        else ()
     )
     conditions = _conditions(module, outcomes, waits, rules)
     known = known_digests(states.values(), only=module.ref)
@@ -93,7 +97,7 @@ def _conditions(
         yield condition
     if paused := module_paused(module):
         yield paused
-    if module.deleting and waits:
+    if waits:
         yield _deletion_waits(waits)
 
 

@@ -100,12 +100,13 @@ class Triggers:
 
     def image_changed(self, key: ImageKey) -> None:
         """A registry answered: plan the nodes that wait for it."""
-        for name, node in self.nodes.items():
-            if node.kernel_version == key.kernel_version:
-                self.node_queue.add(name)
         for module in self.modules.values():
-            if module.metadata.uid == key.module_uid:
-                self.status_queue.add_after(str(module.ref), STATUS_SECONDS)
+            if module.metadata.uid != key.module_uid:
+                continue
+            for name, node in self.nodes.items():
+                if node.kernel_version == key.kernel_version and self._has(node, module):
+                    self.node_queue.add(name)
+            self.status_queue.add_after(str(module.ref), STATUS_SECONDS)
 
     def _module_may_have_changed(self, key: str, priority: Priority) -> None:
         module = self.modules.get(key)
@@ -114,6 +115,11 @@ class Triggers:
         self.status_queue.add_after(key, STATUS_SECONDS)
         if module.deleting:
             self.module_queue.add(key, priority)
+
+    def _has(self, node: Node, module: Module) -> bool:
+        """Tell whether a node is one of a Module's, or was so far."""
+        selected = selects(module.spec.selector, node.labels)
+        return selected or on_node(module.ref, node, self.states.get(node.name))
 
     def _concerned(self, node: Node, change: Change[Module]) -> bool:
         versions = [module for module in (change.old, change.new) if module is not None]

@@ -92,6 +92,9 @@ class Controller(Generic[K]):
                 await self._turn(key)
             finally:
                 self.queue.done(key)
+            # Neither a key that is due nor a turn that writes nothing waits for anything: let the
+            # rest of the program run, too, whose Lease must be renewed.
+            await asyncio.sleep(0)
 
     async def _turn(self, key: K) -> None:
         started = self._clock.monotonic()

@@ -15,6 +15,7 @@ SHARED_SECONDS = 10.0
 """How long one read of a Secret serves every node that asks."""
 REFRESH_SECONDS = 1.0
 """How long it serves those who say that the registry refused what they got."""
+KEPT_SECONDS = SHARED_SECONDS + 1.0
 READ_SECONDS = 10.0
 
 
@@ -82,6 +83,8 @@ class PullCredentials:
             if entry.read_at <= newest:
                 entry.credentials = await self._read(ref.namespace, module.pull_secret)
                 entry.read_at = self._clock.monotonic()
+                # Nobody may ever ask again.
+                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget)
             return entry.credentials
 
     async def _read(self, namespace: str, name: str) -> Sequence[RegistryCredential]:

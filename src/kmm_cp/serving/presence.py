@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
 """As often as a kubelet says it."""
+SILENT_SECONDS = 30.0
+"""After this a replica may have been taken for dead: reconcilers.replicas waits longer."""
 
 
 class Beats(Protocol):
@@ -35,6 +37,7 @@ class Presence:
         self._served = served
         self._clock = clock
         self._begun = False
+        self._believed_until = clock.monotonic()
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -52,9 +55,10 @@ class Presence:
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 anew = await self._beats.beat()
-            if anew and self._begun:
+            now = self._clock.monotonic()
+            if self._begun and (anew or now > self._believed_until):
                 self._served.renew()
-            self._begun = True
+            self._begun, self._believed_until = True, now + SILENT_SECONDS
         except (KmmError, TimeoutError) as error:
             problem = str(error) or "timed out"
             if problem != problem_before:

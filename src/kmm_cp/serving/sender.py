@@ -85,8 +85,9 @@ class Sender:
             try:
                 async with asyncio.timeout(READ_SECONDS):
                     current = await self.states.read(session.node)
-            except (TransientError, TimeoutError):
-                await self.clock.sleep(self.backoff.delay(attempt))
+            except (TransientError, TimeoutError) as error:
+                asked = error.retry_after if isinstance(error, TransientError) else None
+                await self.clock.sleep(max(self.backoff.delay(attempt), asked or 0.0))
                 continue
             if self._settle(session, cached, current):
                 return

@@ -183,7 +183,11 @@ class NodeLink:
     def _identify(self, stream: Stream[Any, Any]) -> tuple[PodIdentity, str]:
         if self._closed or not self._ready():
             raise GRPCError(Status.UNAVAILABLE, "this replica is not serving now; try again")
-        return self._identities.identify(stream.peer.cert())
+        pod, node = self._identities.identify(stream.peer.cert())
+        # Checked at the handshake, too; a connection may last longer than its certificate.
+        valid = _expiry(stream) - self._clock.now().timestamp()
+        self._identities.confirm(pod, node, valid=valid)
+        return pod, node
 
     async def _first(self, stream: Stream[_T, Any]) -> _T:
         async with asyncio.timeout(self._limits.first_message):

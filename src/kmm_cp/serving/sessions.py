@@ -58,9 +58,9 @@ class Session:
             self.over.set()
 
     def lose(self) -> None:
-        """End it: another replica has the node's session now, with another daemon."""
+        """End it: another replica has the node's session now."""
         self.lost = True
-        self.end(Status.ABORTED, "another daemon of this node took over")
+        self.end(Status.ABORTED, "another session of this node took over")
 
 
 class Sessions:
@@ -133,10 +133,17 @@ class Sessions:
         now = self._clock.monotonic()
         times = self._takeovers.setdefault(node, deque(maxlen=FLAPPING_TAKEOVERS))
         times.append(now)
+        self._forget_takeovers(now)
         if len(times) == FLAPPING_TAKEOVERS and now - times[0] <= FLAPPING_SECONDS:
             log(logger, logging.WARNING, "session flapping", node=node, takeovers=len(times))
             self._observer.flapping(node, len(times))
             times.clear()
+
+    def _forget_takeovers(self, now: float) -> None:
+        """Keep no node's that has had none for so long that they do not count."""
+        for node, times in list(self._takeovers.items()):
+            if not times or now - times[-1] > FLAPPING_SECONDS:
+                del self._takeovers[node]
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -59,6 +59,9 @@ class StatusWriter:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        # Of a life that broke: what it was about to write.
+        self._dirty = list(self._records.values())
+        self._wake.set()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._wake.wait()
@@ -104,15 +107,21 @@ class StatusWriter:
 
     async def claim(self, session: Session, uid: str) -> Claim:
         """Claim a NodeModulesState for a session; no write if its instance has it already."""
-        record = self._records[session.node]
-        if record.session is not session:
+        record = self._records.get(session.node)
+        if record is None or record.session is not session:
             return Claim.LOST
+        return await self._claimed(record, uid)
+
+    async def _claimed(self, record: Record, uid: str, *, again: bool = False) -> Claim:
+        """Claim, or `again` what this session has claimed already: then nobody else may have it."""
         seen: RawStatus | None = None
         for _ in range(CLAIM_ATTEMPTS):
-            found = await self._read(session.node)
+            found = await self._read(record.node)
             if found is None or found["metadata"].get("uid") != uid:
                 return Claim.GONE
             raw = found.get("status") or {}
+            if again and record.is_outdone(raw):
+                return Claim.LOST
             if seen is not None and record.was_taken(seen, raw):
                 return Claim.LOST
             record.take_over(uid, found)
@@ -121,7 +130,7 @@ class StatusWriter:
                 self._touch(record)
                 return Claim.HELD
             seen = raw
-        raise TransientError(f"the status of {session.node} cannot be claimed", reason="Conflict")
+        raise TransientError(f"the status of {record.node} cannot be claimed", reason="Conflict")
 
     async def _claim(self, record: Record, raw: RawStatus) -> bool:
         newest, wanted, now = record.newest, record.wanted(), self._clock.now()
@@ -155,7 +164,8 @@ class StatusWriter:
                     if attempt == 1:
                         fields = {"node": record.node, "error": str(error)}
                         log(logger, logging.WARNING, "status not written", **fields)
-                    await self._clock.sleep(self._backoff.delay(attempt))
+                    asked = error.retry_after if isinstance(error, TransientError) else None
+                    await self._clock.sleep(max(self._backoff.delay(attempt), asked or 0.0))
         finally:
             record.writing = False
             self._progress.set()
@@ -208,11 +218,10 @@ class StatusWriter:
     async def _reclaim(self, record: Record) -> None:
         """Somebody may have changed the status: see that it says again what the daemon says."""
         record.reclaim = False
-        uid, found = record.uid, await self._read(record.node)
-        if found is not None and record.is_of_another(found.get("status") or {}):
-            self._superseded(record)
-            return
-        claim = await self.claim(record.session, uid)
+        uid = record.uid
+        claim = Claim.LOST
+        if self._records.get(record.node) is record:
+            claim = await self._claimed(record, uid, again=True)
         if claim is Claim.LOST:
             self._superseded(record)
         elif claim is Claim.GONE:

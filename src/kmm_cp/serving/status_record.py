@@ -120,9 +120,15 @@ class Record:
         """Note what the leader says in the same list of conditions."""
         self.conditions = with_leaders(self.conditions, status.conditions)
 
-    def is_of_another(self, raw: RawStatus) -> bool:
-        """Tell whether another daemon speaks for the node."""
-        return _instance(raw) not in ("", self.instance)
+    def is_outdone(self, raw: RawStatus) -> bool:
+        """Tell whether another daemon speaks for the node, or this one by another session.
+
+        It has said more then than it did here: this session's connection may be half-open.
+        """
+        said: int = (raw.get("daemon") or {}).get("sequence", 0)
+        return _instance(raw) not in ("", self.instance) or (
+            self.is_of(raw) and said > self.newest.sequence
+        )
 
     def timed(self, wanted: Json, now: datetime) -> list[Json]:
         """Return the conditions of what is to be written with their times."""

@@ -42,6 +42,7 @@ def test_bearer_is_preferred_where_both_are_offered():
         'Bearer realm=""',
         'Bearer realm="auth"',
         'Bearer realm="file:///x"',
+        'Bearer realm="https://[x"',
     ],
 )
 def test_there_is_no_answer_to_what_is_not_understood(header):
@@ -79,6 +80,7 @@ DESTINATIONS = {
     "loopback by name": (URL, "https://localhost/", False),
     "nowhere": (URL, "https://0.0.0.0/", False),
     "a file": (URL, "file:///etc/shadow", False),
+    "no address": (URL, "https://[x", False),
     "nothing": (URL, "", False),
 }
 

@@ -184,6 +184,23 @@ async def test_a_look_up_that_fails_is_told_and_repeated_until_it_succeeds(world
     assert len(world.asked) == 3
 
 
+async def test_a_look_up_that_breaks_is_told_and_repeated_and_disturbs_no_other(world, caplog):
+    other = replace(ENTRY, image="r.example/other:1")
+    world.planned = [ENTRY, other]
+    world.answers |= {ENTRY.image: ValueError("Invalid IPv6 URL"), other.image: DIGEST}
+    async with world.running() as pins:
+        for each in world.planned:
+            pins(each)
+        await rest()
+        assert pins(other) == Pinned(DIGEST)
+        message = "image r.example/m:1: unexpected ValueError; see kmm-cp's log"
+        assert pins(ENTRY) == Unresolved(reason=Reason.IMAGE_PULL_FAILED, message=message)
+        assert caplog.messages == ["look-up broke", "image not resolved"]
+        world.answers[ENTRY.image] = DIGEST
+        await world.clock.advance(10)
+        assert pins(ENTRY) == Pinned(DIGEST)
+
+
 async def test_a_failed_look_up_is_forgotten_when_nobody_asks_any_more(world):
     world.answers[ENTRY.image] = NotFoundError("the registry has no such image")
     async with world.running() as pins:

@@ -199,13 +199,21 @@ def test_list_of_served_nodes_sets_off_those_that_came_or_went() -> None:
     }
 
 
-def test_image_plans_the_nodes_of_its_kernel() -> None:
-    world = World(module(), module("other"))
-    world.nodes["b"] = node("b", kernel_version="another")
+@pytest.mark.parametrize(
+    ("other", "planned"),
+    [({"kernel_version": "another"}, {"a"}), ({}, {"a", "b"})],
+    ids=["another kernel", "has it"],
+)
+def test_image_plans_the_nodes_of_its_kernel_that_have_its_module_or_should(
+    other: dict[str, str], planned: set[str]
+) -> None:
+    world = World(FOR_GPU, module("other"), states=(state(WANTED, name="b"),))
+    world.nodes["b"] = node("b", **other)
+    world.nodes["c"] = node("c")
     given = {"module_uid": "uid-simple", "kernel_version": KERNEL}
     blank = dict.fromkeys(set(ImageKey.__slots__) - given.keys(), "")
     world.triggers.image_changed(ImageKey(**blank, **given))
-    assert world.set_off() == {"node": {"a"}, "status": {KEY}}
+    assert world.set_off() == {"node": planned, "status": {KEY}}
 
 
 @pytest.mark.parametrize("fresh", [True, False])

@@ -1,6 +1,7 @@
 """What becomes of a key by what comes of its reconcile."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -85,6 +86,18 @@ async def test_key_that_is_done_is_left_alone() -> None:
         world.add("a")
         await world.clock.advance(1000)
     assert (world.turns, world.told) == (["a"], [("kind", Outcome.DONE, 0.0)])
+
+
+async def test_keys_that_wait_for_nothing_let_the_rest_of_the_program_run() -> None:
+    world = World(workers=1)
+    world.add(*map(str, range(100)))
+    async with world.running():
+        done = []
+        while len(world.turns) < 100:
+            done.append(len(world.turns))
+            await asyncio.sleep(0)
+        done.append(len(world.turns))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(done))
 
 
 async def test_key_comes_again_when_its_reconcile_asks_for_it() -> None:

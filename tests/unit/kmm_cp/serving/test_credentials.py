@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from kmm_common.clock import SystemClock
 from kmm_common.desired import ModuleRef
 from kmm_common.errors import TransientError
+from kmm_cp.serving import credentials as module
 from kmm_cp.serving.credentials import (
     CredentialsRefusedError,
     PullCredentials,
@@ -126,6 +128,18 @@ async def test_missing_secret_is_named(credentials: PullCredentials, world: Worl
     world.secrets.clear()
     with pytest.raises(SecretMissingError, match="default/pull does not exist"):
         await ask(credentials)
+
+
+async def test_nothing_secret_is_kept_though_nobody_asks_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "KEPT_SECONDS", 0.01)
+    credentials = PullCredentials(states=world, secrets=SecretsOf(world), clock=SystemClock())
+    await ask(credentials)
+    async with asyncio.timeout(30):
+        while credentials._entries:
+            await asyncio.sleep(0.01)
 
 
 async def test_nothing_secret_is_kept_or_shown(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from kmm_common.errors import TransientError
-from kmm_cp.serving.presence import BEAT_SECONDS, Presence
+from kmm_cp.serving.presence import BEAT_SECONDS, SILENT_SECONDS, Presence
 from support.virtualclock import VirtualClock, rest
 
 
@@ -32,6 +32,24 @@ class World:
 
     def renew(self) -> None:
         self.renewals += 1
+
+
+async def test_replica_that_was_silent_lists_its_nodes_anew_though_its_sign_of_life_is_still_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever took it for dead may have come no further than the list."""
+    clock, world = VirtualClock(), World()
+    presence = Presence(beats=world, served=world, clock=clock)  # type: ignore[arg-type]
+    running = asyncio.create_task(presence.run())
+    await rest()
+    for silent, renewals in ((SILENT_SECONDS - BEAT_SECONDS, 0), (SILENT_SECONDS, 1)):
+        world.away = True
+        await clock.advance(silent)
+        world.away = False
+        await clock.advance(BEAT_SECONDS)
+        assert world.renewals == renewals
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_replica_beats_and_lists_its_nodes_anew_only_when_it_was_taken_for_dead(

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +26,12 @@ from support.serving import (
     next_update,
     report,
     request,
+    serving,
     target,
     until,
     watch,
 )
+from support.virtualclock import VirtualClock
 
 ONE, TWO = desired("one"), desired("two")
 TWO_CHANGED = desired("two", parameters=("debug=1",))
@@ -455,6 +458,21 @@ async def test_credentials_are_answered_for_the_nodes_own_secret_only(replica: S
                 await pull(channel, ref)
             assert caught.value.status is Status.PERMISSION_DENIED
             assert "pull" not in (caught.value.message or "").replace("pull secret", "")
+
+
+async def test_no_credentials_for_a_certificate_that_expired_during_the_connection(
+    tmp_path: Path,
+) -> None:
+    clock = VirtualClock()
+    await clock.advance(5 * 365 * 86400.0)
+    private = desired("private", secret="pull")
+    async with serving(tmp_path, clock=clock) as replica:
+        files = replica.node("a", target(1, private))
+        async with dialled(replica.port, files) as channel:
+            with pytest.raises(GRPCError, match="expired") as caught:
+                await pull(channel, private.ref)
+        assert caught.value.status is Status.PERMISSION_DENIED
+        assert replica.world.secret_reads == []
 
 
 async def test_missing_or_broken_secret_is_told_without_its_content(replica: Serving) -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from grpclib.const import Status
 
-from kmm_cp.serving.sessions import Session, Sessions
+from kmm_cp.serving.sessions import FLAPPING_SECONDS, Session, Sessions
 from kmm_cp.serving.values import Greeting, Journaled, Report
 from support.certificates import pod_of
 from support.serving import World
@@ -97,6 +97,19 @@ def test_takeovers_by_way_of_another_replica_count_as_well(
     ended = opened(sessions, "same")
     sessions.close(ended)
     assert world.flapped == ["a"]
+
+
+async def test_takeovers_that_do_not_count_any_more_are_forgotten(
+    sessions: Sessions, clock: VirtualClock
+) -> None:
+    for node in ("b", "c"):
+        for instance in ("one", "two"):
+            opened(sessions, instance, node=node)
+    assert sessions._takeovers.keys() == {"b", "c"}
+    await clock.advance(FLAPPING_SECONDS + 1)
+    for instance in ("one", "two"):
+        opened(sessions, instance)
+    assert sessions._takeovers.keys() == {"a"}
 
 
 def test_daemon_that_reconnects_takes_nothing_over(sessions: Sessions, world: World) -> None:

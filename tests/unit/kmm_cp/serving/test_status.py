@@ -37,6 +37,9 @@ class Api:
         self.reads = 0
         self.away = False
         self.refuses = False
+        self.gate = asyncio.Event()
+        """While it is closed, reads have no answer."""
+        self.gate.set()
 
     def put(self, name: str, *, uid: str = "nms-1", modules: int = 1) -> None:
         self.objects[name] = {
@@ -51,6 +54,7 @@ class Api:
 
     async def get(self, resource: Resource, name: str) -> Json:
         self.reads += 1
+        await self.gate.wait()
         return await self._found(name)
 
     async def _found(self, name: str) -> Json:
@@ -502,7 +506,6 @@ def _blank(status: Json) -> None:
         _count_wrongly,
         _call_it_ready,
         _claim_a_boot,
-        _say_too_much,
         _make_unreadable,
         _blank,
     ],
@@ -529,6 +532,83 @@ async def test_status_that_somebody_edited_is_put_right_at_once(
     await rest()
     assert api.status("a")["observedGeneration"] == 3
     assert session.ending is None
+
+
+async def test_session_of_a_status_that_says_more_than_it_reported_ends_and_the_next_puts_it_right(
+    api: Api, writer: StatusWriter
+) -> None:
+    """The same daemon may have reported it elsewhere, or somebody has written it by hand."""
+    session = session_of()
+    await claimed(writer, session)
+    _say_too_much(api.status("a"))
+    writer.observed("a", "nms-1", seen_of(api))
+    await rest()
+    assert session.ending is not None
+    assert len(api.writes) == 1
+    again = session_of(report=said(2, LOADED))
+    assert await claimed(writer, again) is Claim.HELD
+    assert api.status("a")["daemon"]["sequence"] == 2
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_half_open_session_writes_nothing_over_what_its_daemon_says_elsewhere(
+    api: Api, clock: VirtualClock, turns: int
+) -> None:
+    """However far the look at the status has come when the other replica writes."""
+    async with running(api, clock) as here, running(api, clock) as elsewhere:
+        half_open = session_of(report=said(1, LOADING))
+        await claimed(here, half_open)
+        api.status("a")["daemon"]["connected"] = False
+        here.observed("a", "nms-1", seen_of(api))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert await claimed(elsewhere, session_of(report=said(2, LOADED))) is Claim.HELD
+        here.observed("a", "nms-1", seen_of(api))
+        await rest()
+    assert half_open.ending is not None
+    assert api.status("a")["daemon"]["sequence"] == 2
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+async def test_record_that_has_gone_while_its_status_was_read_stops_nobody_elses_writes(
+    api: Api, writer: StatusWriter
+) -> None:
+    api.put("b")
+    old, other = session_of(), session_of(node="b")
+    await claimed(writer, old)
+    await claimed(writer, other)
+    _blank(api.status("a"))
+    seen = seen_of(api)
+    api.gate.clear()
+    writer.observed("a", "nms-1", seen)
+    await rest()
+    newer = session_of("two")
+    writer.report(newer, newer.greeting.report)
+    writer.closed(newer)
+    await rest()
+    api.gate.set()
+    writer.report(other, said(2, LOADED))
+    await rest()
+    assert api.status("b")["modules"][0]["state"] == "Loaded"
+    await writer.flush()
+
+
+async def test_writer_that_broke_writes_in_its_next_life_what_it_was_about_to(
+    api: Api, clock: VirtualClock
+) -> None:
+    async with running(api, clock) as writer:
+        session = session_of()
+        await claimed(writer, session)
+        api.away = True
+        writer.report(session, said(2, LOADED))
+        await rest()
+    api.away = False
+    again = asyncio.create_task(writer.run())
+    await rest()
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
 
 
 @pytest.mark.parametrize("turns", range(6))
