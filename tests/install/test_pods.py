@@ -23,6 +23,7 @@ pytestmark = pytest.mark.nightly
 SLIP = "slip"
 MAX_UNAVAILABLE = 1
 """A tenth of the nodes, as shipped, rounded up."""
+ROLLOUT_SECONDS = 300.0
 ENDS = 2
 """How often a daemon must have ended for the rollout to have had its chance."""
 
@@ -59,6 +60,7 @@ def test_a_rollout_replaces_every_pod_and_reloads_nothing(
     stage.until(
         lambda: rolled_out(cluster, kind, app) and not before & names_of(cluster, app),
         f"new Pods of {app}",
+        seconds=ROLLOUT_SECONDS,
     )
     wait_for_sessions(stage, cluster)
     outcome.wait_loaded()
@@ -80,6 +82,7 @@ def test_daemons_of_another_image_take_over_and_unload_nothing(
             images_of(cluster) == {digests[DAEMON]} and rolled_out(cluster, "daemonset", DAEMON)
         ),
         "daemons of the next image",
+        seconds=ROLLOUT_SECONDS,
     )
     wait_for_sessions(stage, cluster)
     outcome.wait_loaded()
@@ -95,7 +98,11 @@ def test_daemons_that_end_at_once_replace_no_more_than_may_be_away(
 
     set_args_of_template(cluster, wrong)
 
-    stage.until(lambda: restarts_of(cluster, wrong) >= ENDS, "daemons that end at once")
+    stage.until(
+        lambda: restarts_of(cluster, wrong) >= ENDS,
+        "daemons that end at once",
+        seconds=ROLLOUT_SECONDS,
+    )
     assert len(pods_with(cluster, wrong)) == MAX_UNAVAILABLE
     assert len(before & names_of(cluster, DAEMON)) == len(cluster.nodes) - MAX_UNAVAILABLE
     assert directories(stage) == loads
@@ -105,6 +112,7 @@ def test_daemons_that_end_at_once_replace_no_more_than_may_be_away(
     stage.until(
         lambda: not pods_with(cluster, wrong) and rolled_out(cluster, "daemonset", DAEMON),
         "daemons as they were",
+        seconds=ROLLOUT_SECONDS,
     )
     wait_for_sessions(stage, cluster)
     outcome.wait_loaded()

@@ -98,12 +98,12 @@ class Stage(Generic[S]):
         found = self.sandbox.api.get(f"{MODULES}/{module}")
         return {each["type"]: each for each in found["status"].get("conditions") or ()}
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = SECONDS) -> None:
         def checked() -> bool:
             self.sandbox.require_alive()
             return condition()
 
-        wait_until(checked, seconds=SECONDS, what=what)
+        wait_until(checked, seconds=seconds, what=what)
 
     def errors(self, module: str) -> set[str]:
         """Return the reasons that the nodes give for a Module."""
