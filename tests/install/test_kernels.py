@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from kmm_sandbox import kmodimage
 from support.kubelets import Kubelets
-from support.stage import STATES, Stage, push_own
+from support.stage import STATES, Stage, own_module, push_files
 from support.umlrelease import set_release
 
 pytestmark = pytest.mark.nightly
@@ -16,8 +17,8 @@ OTHER = "node2"
 
 @pytest.fixture
 def other(stage: Stage[Kubelets], kubelets: Kubelets) -> Iterator[str]:
-    """The release of one node's kernel, which no other node has; `uname -r` of the same build."""
-    cluster, release = kubelets.cluster, f"{kubelets.kernel.version}+"
+    """The release of one node's kernel, which no other node has: another name of the same build."""
+    cluster, release = kubelets.cluster, f"{kubelets.kernel.version}-rt"
     set_release(cluster.nodes[OTHER].machine, release)
     kubelets.nodes[OTHER].restart_daemon()
     stage.until(
@@ -33,18 +34,14 @@ def test_each_kernel_gets_the_image_of_its_mapping(
     stage: Stage[Kubelets], kubelets: Kubelets, other: str
 ) -> None:
     plain = kubelets.kernel.version
-    images = {
-        version: push_own(kubelets, "two-kernels", CORE, version=version)
-        for version in ("v1", "v2")
-    }
     mappings = [
-        {"literal": plain, "containerImage": images["v1"]},
-        {"regexp": r"^.+\+$", "containerImage": images["v2"]},
+        {"literal": plain, "containerImage": push(kubelets, plain, "v1")},
+        {"regexp": "^.+-rt$", "containerImage": push(kubelets, other, "v2")},
     ]
 
     outcome = stage.run(
         "two-kernels",
-        images["v1"],
+        mappings[0]["containerImage"],
         {"moduleName": CORE},
         container={"kernelMappings": mappings},
     )
@@ -55,3 +52,13 @@ def test_each_kernel_gets_the_image_of_its_mapping(
         kernel, version = (other, "2.0") if name == OTHER else (plain, "1.0")
         assert kubelets.api.get(f"{STATES}/{name}")["status"]["kernelVersion"] == kernel
         assert node.execute("cat", f"/sys/module/{CORE}/version").check().strip() == version
+
+
+def push(kubelets: Kubelets, release: str, version: str) -> str:
+    """Push an image that has one version of the module, for kernels of one release."""
+    kernel = kubelets.kernel
+    extra = {f"{CORE}.ko": own_module(kernel.version, CORE, version)}
+    files = kmodimage.kmod_files(kernel, extra=extra)
+    before, after = (f"modules/{each}/" for each in (kernel.version, release))
+    named = {path.replace(before, after): content for path, content in files.items()}
+    return push_files(kubelets, f"kernel-{version}", named)
