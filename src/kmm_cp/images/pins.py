@@ -12,7 +12,7 @@ from kmm_common.backoff import Backoff
 from kmm_common.clock import Clock
 from kmm_common.desired import DesiredModule, RegistryTLS
 from kmm_common.errors import KmmError
-from kmm_common.logs import log
+from kmm_common.logs import log, log_crash
 from kmm_common.oci.credentials import RegistryCredential, credentials_of_secret
 from kmm_common.oci.errors import UnauthorizedError
 from kmm_common.oci.flights import Flights
@@ -182,7 +182,7 @@ class Pins:
             return Unresolved(reason=_reason(error), message=message)
         except Exception as error:
             # Whatever a registry may say: other look-ups go on, and this one is tried again.
-            _logger.exception("look-up broke")
+            log_crash(_logger, "look-up broke", image=entry.image)
             message = f"image {entry.image}: unexpected {type(error).__name__}; see kmm-cp's log"
             return Unresolved(reason=Reason.IMAGE_PULL_FAILED, message=message)
 
