@@ -110,6 +110,7 @@ class StatusWriter:
         record = self._records.get(session.node)
         if record is None or record.session is not session:
             return Claim.LOST
+        record.held = record.reclaim = False
         return await self._claimed(record, uid)
 
     async def _claimed(self, record: Record, uid: str, *, again: bool = False) -> Claim:
@@ -126,7 +127,7 @@ class StatusWriter:
                 return Claim.LOST
             record.take_over(uid, found)
             if record.holds(raw) or await self._claim(record, raw):
-                record.reclaim = False
+                record.held = True
                 self._touch(record)
                 return Claim.HELD
             seen = raw
@@ -213,7 +214,8 @@ class StatusWriter:
         except InvalidError as error:
             await self._settle(record, wanted, error)
         else:
-            self._written(record, wanted, conditions, newest.sequence)
+            if record.uid == uid:
+                self._written(record, wanted, conditions, newest.sequence)
 
     async def _reclaim(self, record: Record) -> None:
         """Somebody may have changed the status: see that it says again what the daemon says."""

@@ -30,7 +30,9 @@ class Record:
     session: Session
     newest: Report
     uid: str = ""
-    """Of the NodeModulesState that the session has claimed."""
+    """Of the NodeModulesState that the session has claimed, or is about to."""
+    held: bool = False
+    """Whether the claim is through; until then others may still be in the status."""
     desired: int = 0
     written: Json = field(default_factory=dict)
     """What the API server holds, as status_patch.content_of() gives it."""
@@ -62,8 +64,10 @@ class Record:
 
     def dirty(self) -> bool:
         """Tell whether anything is to be written."""
-        if not self.uid or self.reclaim:
-            return bool(self.uid)
+        if not (self.uid and self.held):
+            return False
+        if self.reclaim:
+            return True
         if self.newest.sequence < self.sequence:
             return False
         return self.wanted() not in (self.written, self.refused)

@@ -383,6 +383,56 @@ async def test_claim_survives_a_last_word_of_the_old_instance(
     assert api.status("a")["daemon"]["instance"] == "new"
 
 
+async def test_claim_survives_a_watch_that_shows_the_old_instance_and_a_report(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its patch is under way: what it takes over is no sign of another daemon."""
+    async with running(api, clock) as elsewhere, running(api, clock) as here:
+        await claimed(elsewhere, session_of("old"))
+        session, seen = session_of("new"), seen_of(api)
+        here.report(session, session.greeting.report)
+        answered, patch = asyncio.Event(), api.patch_json
+
+        async def slow(*arguments: Any, **options: Any) -> Json:
+            await answered.wait()
+            return await patch(*arguments, **options)
+
+        monkeypatch.setattr(api, "patch_json", slow)
+        claiming = asyncio.create_task(here.claim(session, "nms-1"))
+        await rest()
+        here.observed("a", "nms-1", seen)
+        here.report(session, said(2, LOADED))
+        await rest()
+        answered.set()
+        assert await claiming is Claim.HELD
+        await rest()
+    assert session.ending is None
+    assert api.status("a")["daemon"]["instance"] == "new"
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+async def test_claim_that_is_lost_before_it_is_answered_ends_the_session(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the watch told of the other daemon when nothing was held yet."""
+    async with running(api, clock) as elsewhere, running(api, clock) as here:
+        session, patch = session_of("one"), api.patch_json
+        here.report(session, session.greeting.report)
+
+        async def late(*arguments: Any, **options: Any) -> Json:
+            monkeypatch.setattr(api, "patch_json", patch)
+            answer = await patch(*arguments, **options)
+            assert await claimed(elsewhere, session_of("two")) is Claim.HELD
+            here.observed("a", "nms-1", seen_of(api))
+            return answer
+
+        monkeypatch.setattr(api, "patch_json", late)
+        assert await here.claim(session, "nms-1") is Claim.HELD
+        await rest()
+    assert session.ending is not None
+    assert api.status("a")["daemon"]["instance"] == "two"
+
+
 @pytest.mark.parametrize("there", [None, "another"])
 async def test_claim_of_an_object_that_is_gone_says_so(
     api: Api, writer: StatusWriter, there: str | None
