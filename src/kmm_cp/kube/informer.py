@@ -52,15 +52,20 @@ class _Newest:
     """The newest change that list or watch brought; no key if there is none."""
 
     key: str = ""
-    version: str = ""
-    """Empty if it was the object's end."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Empty if it was the object's end. The version alone would not do: a server that was put back
+    counts through the same numbers again, and comes to this object as often as before."""
 
     @classmethod
     def of(cls, content: Object) -> "_Newest":
-        return cls(key=_key(content), version=content["metadata"]["resourceVersion"])
+        return cls(key=_key(content), metadata=content["metadata"])
 
     def or_later(self, other: "_Newest") -> "_Newest":
-        return other if int(other.version or 0) > int(self.version or 0) else self
+        return other if other._version > self._version else self
+
+    @property
+    def _version(self) -> int:
+        return int(self.metadata.get("resourceVersion", 0))
 
 
 Handler = Callable[[Change[T]], None]
@@ -260,7 +265,7 @@ class Informer(Generic[T]):
         if int(server) < int(self._position):
             text = f"watch {self.name}: the server is at {server}, before {self._position}"
             raise GoneError(text, reason="Expired")
-        if name and self._newest.version != _version(page["items"]):
+        if name and self._newest.metadata != _metadata(page["items"]):
             text = f"watch {self.name}: {self._newest.key} is not as it was last seen"
             raise GoneError(text, reason="Expired")
 
@@ -343,9 +348,9 @@ def _key(content: Mapping[str, Any]) -> str:
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
 
 
-def _version(items: list[Object]) -> str:
-    """Return the version of the only object; empty if there is none."""
-    return str(items[0]["metadata"]["resourceVersion"]) if items else ""
+def _metadata(items: list[Object]) -> Mapping[str, Any]:
+    """Return that of the only object; empty if there is none."""
+    return items[0]["metadata"] if items else {}
 
 
 def _watch_error(name: str, status: Mapping[str, Any]) -> KmmError:

@@ -256,6 +256,7 @@ async def test_server_that_is_behind_us_after_an_interruption_is_listed_anew(
 
 _ADDED = event("ADDED", "a", 12)
 _DELETED = event("DELETED", "a", 12)
+_ANOTHER = {"metadata": {"name": "a", "resourceVersion": "12", "uid": "another"}}
 
 
 @pytest.mark.parametrize(
@@ -264,11 +265,20 @@ _DELETED = event("DELETED", "a", 12)
         (_ADDED, [thing("a", 12)], False),
         (_ADDED, [thing("a", 7)], True),
         (_ADDED, [thing("a", 1007)], True),
+        (_ADDED, [_ANOTHER], True),
         (_ADDED, [], True),
         (_DELETED, [], False),
         (_DELETED, [thing("a", 7)], True),
     ],
-    ids=["same", "undone", "changed", "creation undone", "still gone", "deletion undone"],
+    ids=[
+        "same",
+        "undone",
+        "changed",
+        "another of its version",
+        "creation undone",
+        "still gone",
+        "deletion undone",
+    ],
 )
 async def test_server_that_has_caught_up_with_us_is_listed_anew_if_our_newest_change_is_not_there(
     event: Object, shown: list[Object], listed: bool
