@@ -14,7 +14,7 @@ from kmm_common.logs import log, log_crash
 from kmm_cp.kube.client import PAGE, KubeClient, Object
 from kmm_cp.kube.errors import GoneError, UnavailableError, from_answer
 from kmm_cp.kube.resources import Resource
-from kmm_cp.kube.store import Store
+from kmm_cp.kube.store import NO_VERSION, Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Pace:
     happens, for the server sends no bookmark where etcd has not told it of any progress."""
     short: float = 1.0
     """A watch that ends sooner was no watch: the next one waits as after a failure."""
-    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0, jitter=0.5))
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0, jitter=0.5))
+    """Its cap is how much longer than the server a cache may be away: few clients watch so much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +186,13 @@ class Informer(Generic[T]):
         self._put(written, fresh=True)
 
     async def _list(self) -> str:
-        """Replace the cache's content; return the version to watch from."""
+        """Replace the cache's content; return the version to watch from.
+
+        Where etcd was restored versions begin again from a lower one: an object may have one that
+        it had before, or be written anew below it.
+        """
         self._answers.clear()
+        self.store.forget_versions()
         seen: set[str] = set()
         newest = _Newest()
         version = ""
@@ -287,8 +293,7 @@ class Informer(Generic[T]):
     def _put(self, content: Object, *, fresh: bool) -> None:
         key, version = _key(content), content["metadata"]["resourceVersion"]
         known = self.store.versions.get(key)
-        # A watch may bring what observe() has overtaken. A list is the truth even if its versions
-        # are lower: etcd may have been restored.
+        # A watch may bring what observe() has overtaken; for lists _overtaken() tells that.
         if known == version or (fresh and int(version) < int(known or 0)):
             return
         try:
@@ -298,11 +303,15 @@ class Informer(Generic[T]):
             return
         self._unreadable.pop(key, None)
         old = self.store.put(key, version, value)
+        if known == NO_VERSION and old == value:
+            return
         self._changed(Change(key=key, old=old, new=value, fresh=fresh))
 
     def _not_understood(self, content: Object, error: Exception) -> None:
         key = _key(content)
         self.store.mark_unreadable(key, content["metadata"]["resourceVersion"])
+        if key in self._unreadable and self._unreadable[key][0] == content:
+            return
         self._unreadable[key] = content, error
         resource = self.name
         log(
@@ -312,7 +321,7 @@ class Informer(Generic[T]):
 
     def _delete(self, content: Object) -> None:
         """Take in the end of an object, unless observe() has brought its successor already."""
-        known = self.store.versions.get(_key(content), "0")
+        known = self.store.versions.get(_key(content), NO_VERSION)
         if int(content["metadata"]["resourceVersion"]) >= int(known):
             self._remove(_key(content), fresh=True)
 

@@ -5,6 +5,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+NO_VERSION = "0"
+"""Before every resourceVersion."""
+
 
 class Store(Mapping[str, T]):
     """Decoded objects by "name" or "namespace/name"; only their informer writes to it.
@@ -52,6 +55,10 @@ class Store(Mapping[str, T]):
         """Note that an object is there and cannot be decoded."""
         self._versions[key] = version
         self._unreadable.add(key)
+
+    def forget_versions(self) -> None:
+        """Have nothing compared with what is known: the server may have been put back since."""
+        self._versions = dict.fromkeys(self._versions, NO_VERSION)
 
     def drop(self, key: str) -> T | None:
         """Forget an object; return what it was last."""

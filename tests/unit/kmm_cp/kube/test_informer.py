@@ -293,6 +293,41 @@ async def test_server_that_has_caught_up_with_us_is_listed_anew_if_our_newest_ch
         assert world.server.watched_from == ["10", "1010" if listed else "12"]
 
 
+async def test_object_of_a_restored_server_counts_though_its_version_is_what_it_was() -> None:
+    """Its history counts through the same numbers again; what did not change is told nobody."""
+    world = World()
+    same, before, now = thing("same", 80), thing("a", 90), {**thing("a", 90), "restored": True}
+    world.server.lists = [[page(100, same, before)], [page(95, same, now)]]
+    world.server.watches = [[UnavailableError("connection reset")]]
+    world.server.first_items = [page(95, now)]
+    world.informer._decode = lambda content: int("restored" in content)
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        assert world.server.watched_from == ["100", "95"]
+    assert world.told("a") == [(None, 0), (0, 1)]
+    assert world.told("same") == [(None, 0)]
+
+
+async def test_write_below_what_was_known_counts_while_a_restored_server_is_listed() -> None:
+    world = World()
+    world.server.lists = [
+        [page(100, thing("a", 90))],
+        [page(60, thing("b", 40)), page(60, thing("a", 50))],
+    ]
+    world.server.watches = [
+        [UnavailableError("connection reset")],
+        [event("MODIFIED", "a", 62), event("MODIFIED", "a", 63)],
+    ]
+    world.server.first_items = [page(60, thing("a", 50))]
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        world.informer.observe(thing("a", 62))
+        assert world.cache["a"] == 62
+        world.server.turn.set()
+        await rest()
+        assert world.cache["a"] == 63
+
+
 async def test_cache_is_not_settled_from_an_interruption_until_the_server_has_told_what_is_so() -> (
     None
 ):
