@@ -13,6 +13,7 @@ from kmm_common.errors import KmmError, TransientError
 from kmm_common.logs import log, log_crash
 from kmm_cp.kube.client import PAGE, KubeClient, Object
 from kmm_cp.kube.errors import GoneError, UnavailableError, from_answer
+from kmm_cp.kube.history import History
 from kmm_cp.kube.resources import Resource
 from kmm_cp.kube.store import NO_VERSION, Store
 
@@ -86,6 +87,7 @@ class Informer(Generic[T]):
         namespace: str = "",
         label_selector: str = "",
         pace: Pace | None = None,
+        history: History | None = None,
     ) -> None:
         self.store: Store[T] = Store()
         self.synced = asyncio.Event()
@@ -111,6 +113,8 @@ class Informer(Generic[T]):
         self._listed_at = 0.0
         self._answers: dict[str, int] = {}
         """Versions by key that observe() brought while there was no position."""
+        self._history = history or History()
+        self._history.follow(self._distrust)
 
     def add_handler(self, handler: Handler[T]) -> None:
         """Call the handler, synchronously, for every change from now on."""
@@ -143,7 +147,7 @@ class Informer(Generic[T]):
         interrupted = False
         while True:
             try:
-                if not self._position:
+                if self._refresh.is_set() or not self._position:
                     self._refresh.clear()
                     began = self._clock.monotonic()
                     self._position = await self._list()
@@ -270,10 +274,17 @@ class Informer(Generic[T]):
         server = page["metadata"]["resourceVersion"]
         if int(server) < int(self._position):
             text = f"watch {self.name}: the server is at {server}, before {self._position}"
-            raise GoneError(text, reason="Expired")
-        if name and self._newest.metadata != _metadata(page["items"]):
+        elif name and self._newest.metadata != _metadata(page["items"]):
             text = f"watch {self.name}: {self._newest.key} is not as it was last seen"
-            raise GoneError(text, reason="Expired")
+        else:
+            return
+        self._history.broke()
+        raise GoneError(text, reason="Expired")
+
+    def _distrust(self) -> None:
+        """List all anew: an informer has found that the server was put back."""
+        self.settled.clear()
+        self._refresh.set()
 
     def _take(self, event: Object) -> None:
         content = event["object"]

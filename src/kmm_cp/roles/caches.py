@@ -1,12 +1,13 @@
 """The informers of a control plane, and what each makes of an object."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kmm_common.api.module import Module
 from kmm_common.clock import Clock
 from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.history import History
 from kmm_cp.kube.informer import Informer
 from kmm_cp.kube.resources import (
     CONFIG_MAPS,
@@ -17,12 +18,15 @@ from kmm_cp.kube.resources import (
     NODES,
     POD_TEMPLATES,
     PODS,
+    Resource,
 )
 from kmm_cp.policy.values import Node, NodeState
 from kmm_cp.reconcilers.live import Listed
 from kmm_cp.roles.adapters import pod_facts
 from kmm_cp.serving.ports import PodFacts
 from kmm_cp.serving.served import nodes_in
+
+T = TypeVar("T")
 
 SERVED_LABELS = {"app.kubernetes.io/part-of": "kmm", "kmm.node.kubernetes.io/list": "served"}
 _SERVED_SELECTOR = ",".join(f"{key}={value}" for key, value in SERVED_LABELS.items())
@@ -56,35 +60,58 @@ class Caches:
         return [*shared, *daemon]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What all informers of a control plane have in common."""
+
+    client: KubeClient
+    clock: Clock
+    history: History
+
+    def informer(
+        self,
+        resource: Resource,
+        decode: Callable[[Object], T],
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+    ) -> Informer[T]:
+        return Informer(
+            self.client,
+            resource,
+            decode,
+            clock=self.clock,
+            namespace=namespace,
+            label_selector=label_selector,
+            history=self.history,
+        )
+
+
 def caches(
     client: KubeClient, *, namespace: str, clock: Clock, owns_daemon: bool = False
 ) -> Caches:
     """Build the informers; nothing runs yet."""
-    nodes: Informer[Node] = Informer(
-        client, NODES, lambda content: _timed(content, nodes.store, clock), clock=clock
+    shared = _Shared(client=client, clock=clock, history=History())
+    nodes: Informer[Node] = shared.informer(
+        NODES, lambda content: _timed(content, nodes.store, clock)
     )
     return Caches(
-        modules=Informer(client, MODULES, Module.from_object, clock=clock),
+        modules=shared.informer(MODULES, Module.from_object),
         nodes=nodes,
-        states=Informer(client, NODE_MODULES_STATES, NodeState.from_object, clock=clock),
-        pods=Informer(client, PODS, pod_facts, clock=clock, namespace=namespace),
-        namespaces=Informer(client, NAMESPACES, _labels, clock=clock),
-        served=Informer(
-            client,
-            CONFIG_MAPS,
-            _listed,
-            clock=clock,
-            namespace=namespace,
-            label_selector=_SERVED_SELECTOR,
+        states=shared.informer(NODE_MODULES_STATES, NodeState.from_object),
+        pods=shared.informer(PODS, pod_facts, namespace=namespace),
+        namespaces=shared.informer(NAMESPACES, _labels),
+        served=shared.informer(
+            CONFIG_MAPS, _listed, namespace=namespace, label_selector=_SERVED_SELECTOR
         ),
-        daemon=_daemon(client, namespace=namespace, clock=clock) if owns_daemon else None,
+        daemon=_daemon(shared, namespace) if owns_daemon else None,
     )
 
 
-def _daemon(client: KubeClient, *, namespace: str, clock: Clock) -> DaemonCaches:
+def _daemon(shared: _Shared, namespace: str) -> DaemonCaches:
     return DaemonCaches(
-        daemon_sets=Informer(client, DAEMON_SETS, _whole, clock=clock, namespace=namespace),
-        templates=Informer(client, POD_TEMPLATES, _whole, clock=clock, namespace=namespace),
+        daemon_sets=shared.informer(DAEMON_SETS, _whole, namespace=namespace),
+        templates=shared.informer(POD_TEMPLATES, _whole, namespace=namespace),
     )
 
 

@@ -12,6 +12,7 @@ from kmm_common.backoff import Backoff
 from kmm_common.errors import KmmError
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.errors import ForbiddenError, GoneError, TooManyRequestsError, UnavailableError
+from kmm_cp.kube.history import History
 from kmm_cp.kube.informer import Change, Informer, Pace
 from kmm_cp.kube.resources import MODULES
 from support.virtualclock import VirtualClock, rest
@@ -112,11 +113,14 @@ class World:
     clock: VirtualClock = field(default_factory=VirtualClock)
     server: Script = field(init=False)
     changes: list[Change[int]] = field(default_factory=list)
+    history: History = field(default_factory=History)
     informer: Informer[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.server = Script(self.clock)
-        self.informer = Informer(self.server, MODULES, decode, clock=self.clock, pace=PACE)
+        self.informer = Informer(
+            self.server, MODULES, decode, clock=self.clock, pace=PACE, history=self.history
+        )
         self.informer.add_handler(self.changes.append)
 
     @property
@@ -326,6 +330,26 @@ async def test_write_below_what_was_known_counts_while_a_restored_server_is_list
         world.server.turn.set()
         await rest()
         assert world.cache["a"] == 63
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["watching", "in a pause"])
+async def test_all_list_anew_when_one_finds_the_server_put_back(interrupted: bool) -> None:
+    """What the others knew last was not undone; a watch from where they were misses what comes."""
+    history = History()
+    one, other = World(history=history), World(history=history)
+    one.server.lists = [[page(100, thing("a", 90))], [page(95, thing("a", 50))]]
+    other.server.lists = [[page(100, thing("b", 10))], [page(95, thing("b", 70))]]
+    one.server.watches = [[UnavailableError("connection reset")]]
+    one.server.first_items = [page(95, thing("a", 50))]
+    other.server.watches = [[UnavailableError("connection reset")]] if interrupted else []
+    async with one.running(), other.running():
+        await one.clock.advance(1)
+        assert other.informer.settled.is_set() is not interrupted
+        await other.clock.advance(1)
+        await one.clock.advance(2)
+        assert other.informer.settled.is_set()
+        assert (one.cache, other.cache) == ({"a": 50}, {"b": 70})
+    assert other.server.watched_from == ["100", "95"]
 
 
 async def test_cache_is_not_settled_from_an_interruption_until_the_server_has_told_what_is_so() -> (
