@@ -111,7 +111,7 @@ class Tier:
 
 TIERS = {
     "unit": Tier(),
-    "api": Tier(prepare=prepare_kubernetes),
+    "api": Tier(prepare=prepare_kubernetes, shards=2),
     "fault": Tier(prepare=prepare_kubernetes),
     "images": Tier(obstacle=root_needed),
     "e2e": Tier(
@@ -173,7 +173,7 @@ def run(tier: str, extra: list[str]) -> Outcome:
 def dealt(tier: str, extra: Sequence[str]) -> list[list[str]]:
     """Return pytest's arguments for each process; one process if only some tests were asked for."""
     known = TIERS[tier]
-    shards, files = known.shards, sorted((TESTS / tier).glob("test_*.py"))
+    shards, files = known.shards, sorted((TESTS / tier).rglob("test_*.py"))
     if extra or shards == 1:
         places = [str(TESTS / directory) for directory in known.directories or (tier,)]
         return [[*places, *known.select, *extra]]
