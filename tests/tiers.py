@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ LIMIT_SECONDS = 4000
 NIGHTLY_SECONDS = 3 * 3600
 SPINE = ("e2e/test_spine.py", "e2e/test_in_tree.py")
 """Also run on real kubelets."""
+WHY_LENGTH = 300
 TEST_SECONDS = 1500
 """For a test on real kubelets: the first one waits for the whole cluster."""
 
@@ -43,6 +44,8 @@ class Outcome:
     skipped: int = 0
     exit_code: int = 0
     blocked: str = ""
+    failures: tuple[str, ...] = ()
+    """Each test that failed, with the first line of why."""
 
 
 def nothing_needed() -> str:
@@ -233,6 +236,7 @@ def together(parts: Sequence[Outcome]) -> Outcome:
         failed=sum(part.failed for part in parts),
         skipped=sum(part.skipped for part in parts),
         exit_code=next((part.exit_code for part in parts if part.exit_code), 0),
+        failures=tuple(each for part in parts for each in part.failures),
     )
 
 
@@ -250,7 +254,16 @@ def counted(tier: str, code: int, junit: Path) -> Outcome:
         failed=failed,
         skipped=number["skipped"],
         exit_code=code,
+        failures=tuple(failures(suite)),
     )
+
+
+def failures(suite: ElementTree.Element) -> Iterator[str]:
+    """Yield each test of a JUnit suite that failed, with the first line of why."""
+    for case in suite.iter("testcase"):
+        for found in (*case.findall("failure"), *case.findall("error")):
+            why = found.get("message", "").partition("\n")[0]
+            yield f"{case.get('classname')}::{case.get('name')}: {why[:WHY_LENGTH]}"
 
 
 def verdict(outcomes: list[Outcome], *, strict: bool) -> int:
@@ -267,6 +280,7 @@ def summary(outcomes: list[Outcome]) -> str:
         else f"  {o.tier:<10} {o.passed} passed, {o.failed} failed, {o.skipped} skipped"
         for o in outcomes
     ]
+    rows += [f"  FAILED {each}" for outcome in outcomes for each in outcome.failures]
     passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
     skipped = sum(o.skipped for o in outcomes)
     total = f"{passed} passed, {failed} failed, {skipped} skipped"

@@ -52,9 +52,11 @@ def test_processes_are_counted_together_and_one_that_fails_is_enough(
         path.write_text(f"def test_{name}():\n    {test}\n")
     monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
     monkeypatch.setitem(tiers.TIERS, tmp_path.name, tiers.Tier(shards=2))
-    assert tiers.run(tmp_path.name, []) == Outcome(
-        tier=tmp_path.name, passed=2, failed=1, exit_code=1
-    )
+    outcome = tiers.run(tmp_path.name, [])
+    (why,) = outcome.failures
+    assert why.endswith(".test_b::test_b: assert False")
+    assert outcome == Outcome(tier=tmp_path.name, passed=2, failed=1, exit_code=1, failures=(why,))
+    assert f"  FAILED {why}\n2 passed, 1 failed" in tiers.summary([outcome])
     printed = capfd.readouterr().out
     assert "1| " in printed
     assert "2| " in printed
