@@ -67,7 +67,7 @@ class _Newest:
 
     @property
     def _version(self) -> int:
-        return int(self.metadata.get("resourceVersion", 0))
+        return _number(self.metadata)
 
 
 Handler = Callable[[Change[T]], None]
@@ -147,8 +147,10 @@ class Informer(Generic[T]):
         interrupted = False
         while True:
             try:
-                if self._refresh.is_set() or not self._position:
+                if self._refresh.is_set():
                     self._refresh.clear()
+                    self._position = ""
+                if not self._position:
                     began = self._clock.monotonic()
                     self._position = await self._list()
                     self._listed_at = began
@@ -157,6 +159,8 @@ class Informer(Generic[T]):
                 elif interrupted:
                     await self._verify_history()
                 interrupted = False
+                if self._refresh.is_set():
+                    continue
                 self.settled.set()
                 await self._watch_until_refresh()
             except GoneError as error:
@@ -262,7 +266,7 @@ class Informer(Generic[T]):
         When etcd was restored from a backup it does not. A watch from our position is mute until
         its versions have caught up, and brings nothing of what was undone when they have. So the
         newest change that we know of must still be what its object shows. It no longer is, too,
-        where that very object has changed since: a list more, and nothing is lost.
+        where that very object has changed or gone since: a list more, and nothing is lost.
         """
         namespace, _, name = self._newest.key.rpartition("/")
         where = {**self._where, "name": name}
@@ -271,15 +275,15 @@ class Informer(Generic[T]):
         pages = self._client.pages(self._resource, limit=1, **where)
         async with contextlib.aclosing(pages):
             page = await anext(pages)
-        server = page["metadata"]["resourceVersion"]
-        if int(server) < int(self._position):
-            text = f"watch {self.name}: the server is at {server}, before {self._position}"
-        elif name and self._newest.metadata != _metadata(page["items"]):
-            text = f"watch {self.name}: {self._newest.key} is not as it was last seen"
-        else:
+        server, shown = page["metadata"]["resourceVersion"], _metadata(page["items"])
+        behind = int(server) < int(self._position)
+        if not behind and (not name or self._newest.metadata == shown):
             return
-        self._history.broke()
-        raise GoneError(text, reason="Expired")
+        if behind or 0 < _number(shown) <= int(self._position):
+            # No later change: that one was undone.
+            self._history.broke()
+        text = f"watch {self.name}: {self._newest.key or 'nothing'} is not as it was last seen"
+        raise GoneError(f"{text}, the server is at {server}", reason="Expired")
 
     def _distrust(self) -> None:
         """List all anew: an informer has found that the server was put back."""
@@ -366,6 +370,11 @@ def _key(content: Mapping[str, Any]) -> str:
     metadata = content["metadata"]
     namespace = metadata.get("namespace", "")
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
+
+
+def _number(metadata: Mapping[str, Any]) -> int:
+    """Return the version; 0 if there is no object."""
+    return int(metadata.get("resourceVersion", 0))
 
 
 def _metadata(items: list[Object]) -> Mapping[str, Any]:

@@ -50,6 +50,8 @@ class Caches:
     pods: Informer[PodFacts]
     namespaces: Informer[Mapping[str, str]]
     served: Informer[Listed]
+    history: History
+    """Of the server, as all of them know it."""
     daemon: DaemonCaches | None
     """None where the daemon's DaemonSet is somebody else's."""
 
@@ -104,6 +106,7 @@ def caches(
         served=shared.informer(
             CONFIG_MAPS, _listed, namespace=namespace, label_selector=_SERVED_SELECTOR
         ),
+        history=shared.history,
         daemon=_daemon(shared, namespace) if owns_daemon else None,
     )
 

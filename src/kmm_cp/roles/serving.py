@@ -81,6 +81,7 @@ def serving(
         ),
         clock=clock,
     )
+    caches.history.follow(served.renew)
     beats = ReplicaLeases(client=client, namespace=settings.namespace, replica=replica, clock=clock)
     files = TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
     return Serving(
@@ -133,6 +134,6 @@ def _listen(caches: Caches, notifier: Notifier, status: StatusWriter) -> None:
         before, now = target_of(old), target_of(new)
         if now is not None and now != before:
             notifier.changed(change.key, before, now)
-        status.observed(change.key, new.uid, new.status)
+        status.observed(change.key, new.uid, new.status, listed=not change.fresh)
 
     caches.states.add_handler(changed)

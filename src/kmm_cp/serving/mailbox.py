@@ -17,7 +17,7 @@ class Mailbox:
 
     def put(self, target: Target) -> bool:
         """Replace the target unless it is older than what was there; tell whether."""
-        if target.uid in self._left:
+        if self.has_left(target.uid):
             return False
         before = self.target
         if before is not None and before.uid == target.uid:
@@ -35,6 +35,10 @@ class Mailbox:
             self._left = [*self._left, uid][-LEFT_UIDS:]
         if self.target is not None and self.target.uid == uid:
             self.target = None
+
+    def has_left(self, uid: str) -> bool:
+        """Tell whether a NodeModulesState was replaced or deleted under this stream."""
+        return uid in self._left
 
     def stir(self) -> None:
         """Wake the stream though the target is the same."""

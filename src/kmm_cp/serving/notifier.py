@@ -5,6 +5,7 @@ import logging
 from grpclib.const import Status
 
 from kmm_common.logs import log
+from kmm_cp.serving.mailbox import Mailbox
 from kmm_cp.serving.sessions import Sessions
 from kmm_cp.serving.values import Target
 
@@ -22,7 +23,7 @@ class Notifier:
         session = self._sessions.of(node)
         if session is None:
             return
-        if before is not None and _went_back(before, now):
+        if before is not None and _went_back(before, now, session.mailbox):
             fields = {"node": node, "uid": now.uid, "generation": now.generation}
             log(logger, logging.WARNING, "state went back", **fields, known=before.generation)
             # What the daemon has by now is looked up, and dealt with, when it greets again.
@@ -37,8 +38,11 @@ class Notifier:
             session.mailbox.leave(uid)
 
 
-def _went_back(before: Target, now: Target) -> bool:
-    """Tell whether etcd was restored: a generation never sinks, nor changes its content."""
-    if before.uid != now.uid or before.generation < now.generation:
-        return False
-    return before != now
+def _went_back(before: Target, now: Target, mailbox: Mailbox) -> bool:
+    """Tell whether etcd was restored: a generation never sinks, nor changes its content.
+
+    Nor does an object come back that another one has replaced.
+    """
+    if before.uid != now.uid:
+        return mailbox.has_left(now.uid)
+    return before.generation >= now.generation and before != now

@@ -93,8 +93,9 @@ class Served:
             await self._clock.sleep(PAUSE_SECONDS)
 
     def renew(self) -> None:
-        """Write all anew: somebody may have removed it."""
-        self._written.clear()
+        """Write all anew: somebody may have removed it, or put an older one there."""
+        # Not cleared: a write that is under way notes what it wrote before this.
+        self._written = {}
         self._changed.set()
 
     async def withdraw(self) -> None:
@@ -116,13 +117,14 @@ class Served:
         return ""
 
     async def _write(self) -> None:
+        written = self._written
         wanted = {page.name: page.data for page in pages(self._replica, self._sessions.nodes())}
         for name, data in wanted.items():
-            if self._written.get(name) != data:
+            if written.get(name) != data:
                 async with asyncio.timeout(WRITE_SECONDS):
                     await self._config_maps.apply(name, data)
-                self._written[name] = data
-        for name in self._written.keys() - wanted.keys():
+                written[name] = data
+        for name in written.keys() - wanted.keys():
             async with asyncio.timeout(WRITE_SECONDS):
                 await self._config_maps.delete(name)
-            del self._written[name]
+            del written[name]

@@ -61,6 +61,8 @@ class StatusWriter:
         """Write until cancelled."""
         # Of a life that broke: what it was about to write.
         self._dirty = list(self._records.values())
+        for record in self._dirty:
+            record.writing = False
         self._wake.set()
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -83,7 +85,9 @@ class StatusWriter:
         """Take a daemon's newest report; the last one counts."""
         record = self._records.get(session.node)
         if record is None or record.session is not session:
-            self._records[session.node] = Record(session=session, newest=report)
+            # One that was on its way when a newer session began must not take its place.
+            if session.ending is None:
+                self._records[session.node] = Record(session=session, newest=report)
         elif report.sequence >= record.newest.sequence:
             record.newest = report
             self._touch(record)
@@ -95,13 +99,16 @@ class StatusWriter:
             record.closed = True
             self._touch(record)
 
-    def observed(self, node: str, uid: str, status: NodeStatus) -> None:
-        """Told by the informer's handler; what others have put there is looked into at once."""
+    def observed(self, node: str, uid: str, status: NodeStatus, *, listed: bool = False) -> None:
+        """Told by the informer's handler; what others have put there is looked into at once.
+
+        `listed`: by a list, which shows what is, not by a watch that may be late.
+        """
         record = self._records.get(node)
         if record is None or record.closed or record.uid != uid:
             return
         record.see(status)
-        if record.differs(status):
+        if record.differs(status, listed=listed):
             record.reclaim = True
             self._touch(record)
 
@@ -110,8 +117,9 @@ class StatusWriter:
         record = self._records.get(session.node)
         if record is None or record.session is not session:
             return Claim.LOST
-        record.held = record.reclaim = False
-        return await self._claimed(record, uid)
+        async with record.turn:
+            record.uid, record.held, record.reclaim = uid, False, False
+            return await self._claimed(record, uid)
 
     async def _claimed(self, record: Record, uid: str, *, again: bool = False) -> Claim:
         """Claim, or `again` what this session has claimed already: then nobody else may have it."""
@@ -121,7 +129,7 @@ class StatusWriter:
             if found is None or found["metadata"].get("uid") != uid:
                 return Claim.GONE
             raw = found.get("status") or {}
-            if again and record.is_outdone(raw):
+            if self._records.get(record.node) is not record or (again and record.is_outdone(raw)):
                 return Claim.LOST
             if seen is not None and record.was_taken(seen, raw):
                 return Claim.LOST
@@ -154,11 +162,12 @@ class StatusWriter:
         """Write until nothing new is left."""
         attempt = 0
         try:
-            while record.dirty():
+            while self._is_to_write(record):
                 await self._let_pass(record)
                 try:
-                    async with self._slots:
-                        await self._write(record)
+                    async with self._slots, record.turn:
+                        if self._is_to_write(record):
+                            await self._write(record)
                     attempt = 0
                 except KmmError as error:
                     attempt += 1
@@ -172,6 +181,10 @@ class StatusWriter:
             self._progress.set()
         if record.closed and self._records.get(record.node) is record:
             del self._records[record.node]
+
+    def _is_to_write(self, record: Record) -> bool:
+        """Tell whether a record has news, and no newer session of the node has more."""
+        return self._records.get(record.node) is record and record.dirty()
 
     async def _let_pass(self, record: Record) -> None:
         """Hold back a state that is likely to be over soon: a pull, a load, a reload's gap."""
@@ -214,16 +227,17 @@ class StatusWriter:
         except InvalidError as error:
             await self._settle(record, wanted, error)
         else:
-            if record.uid == uid:
-                self._written(record, wanted, conditions, newest.sequence)
+            self._written(record, wanted, conditions, newest.sequence)
 
     async def _reclaim(self, record: Record) -> None:
         """Somebody may have changed the status: see that it says again what the daemon says."""
         record.reclaim = False
         uid = record.uid
-        claim = Claim.LOST
-        if self._records.get(record.node) is record:
+        try:
             claim = await self._claimed(record, uid, again=True)
+        except KmmError:
+            record.reclaim = True
+            raise
         if claim is Claim.LOST:
             self._superseded(record)
         elif claim is Claim.GONE:
@@ -233,7 +247,7 @@ class StatusWriter:
         """A test failed, or the content is refused: look what is there now."""
         uid, sequence = record.uid, record.sequence
         found = await self._read(record.node)
-        if found is None or found["metadata"].get("uid") != uid or record.uid != uid:
+        if found is None or found["metadata"].get("uid") != uid:
             record.lose(uid)
             return
         raw = found.get("status") or {}

@@ -46,6 +46,8 @@ class Record:
     writing: bool = False
     closed: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of who claims or writes: what one has found must still be so when it writes."""
 
     @property
     def node(self) -> str:
@@ -108,16 +110,18 @@ class Record:
         readable = readable_status(raw) is not None
         return self.is_of(raw) and bool(daemon.get("connected")) and said and readable
 
-    def differs(self, status: NodeStatus) -> bool:
-        """Tell whether a status that a watch shows is not what this session wrote.
+    def differs(self, status: NodeStatus, *, listed: bool = False) -> bool:
+        """Tell whether a status that a watch or a list shows is not what this session wrote.
 
-        The watch is behind or, while a write has no answer yet, ahead: then it proves nothing.
+        A watch is behind or, while a write has no answer yet, ahead: then it proves nothing.
         """
         daemon = status.daemon
         if daemon.instance != self.instance or not daemon.connected:
             return True
         if daemon.sequence != self.sequence:
-            return daemon.sequence > self.newest.sequence
+            under_way = self.writing or not self.held
+            ahead = self.newest.sequence if under_way else self.sequence
+            return listed or daemon.sequence > ahead
         return content_of(status) != self.written
 
     def see(self, status: NodeStatus) -> None:

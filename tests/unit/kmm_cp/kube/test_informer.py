@@ -59,12 +59,19 @@ class Script(KubeClient):
     watched_from: list[str] = field(default_factory=list)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     """Pages after the first one wait for it."""
+    looking: asyncio.Event = field(default_factory=asyncio.Event)
+    """Looks wait for it; set."""
     open: int = 0
     """Watches that are open."""
+
+    def __post_init__(self) -> None:
+        self.looking.set()
 
     async def pages(
         self, resource: Any, *, limit: int = 0, name: str = "", **where: Any
     ) -> AsyncGenerator[Object, None]:
+        if limit == 1:
+            await self.looking.wait()
         answers = self._look(name) if limit == 1 else self.lists.pop(0)
         for number, each in enumerate(answers):
             if number:
@@ -350,6 +357,77 @@ async def test_all_list_anew_when_one_finds_the_server_put_back(interrupted: boo
         assert other.informer.settled.is_set()
         assert (one.cache, other.cache) == ({"a": 50}, {"b": 70})
     assert other.server.watched_from == ["100", "95"]
+
+
+async def test_list_that_was_asked_for_is_repeated_until_it_succeeds() -> None:
+    """Who begins a term waits for it, and the server is often not quite back."""
+    world = World()
+    world.server.lists = [
+        [page(10, thing("a", 5))],
+        [UnavailableError("still away")],
+        [page(12, thing("a", 11))],
+    ]
+    world.server.watches = [[20.0, UnavailableError("connection reset")]]
+    async with world.running():
+        await world.clock.advance(20)
+        asked = asyncio.create_task(world.informer.refresh(older_than=10))
+        await world.clock.advance(1 + 2)
+        assert asked.done()
+        assert world.server.watched_from == ["10", "12"]
+        assert world.cache == {"a": 11}
+
+
+async def test_write_while_all_is_listed_anew_from_a_pause_is_not_undone() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 5))], [page(11), page(11, thing("a", 5))]]
+    world.server.watches = [[UnavailableError("connection reset")]]
+    async with world.running():
+        world.history.broke()
+        await world.clock.advance(1)
+        world.informer.observe(thing("a", 12))
+        world.informer.observe(thing("b", 13))
+        world.server.turn.set()
+        await rest()
+        assert world.cache == {"a": 12, "b": 13}
+    assert world.told("a") == [(None, 5), (5, 12)]
+    assert world.told("b") == [(None, 13)]
+
+
+async def test_cache_is_not_settled_if_it_was_distrusted_while_it_looked() -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 5))], [page(7), page(7, thing("a", 6))]]
+    world.server.watches = [[UnavailableError("connection reset")]]
+    world.server.looking.clear()
+    async with world.running():
+        await world.clock.advance(1)
+        world.history.broke()
+        world.server.looking.set()
+        await rest()
+        assert not world.informer.settled.is_set()
+        world.server.turn.set()
+        await rest()
+        assert world.informer.settled.is_set()
+        assert world.cache == {"a": 6}
+
+
+@pytest.mark.parametrize(
+    ("shown", "put_back"),
+    [([thing("a", 7)], True), ([thing("a", 1007)], False), ([], False)],
+    ids=["older", "newer", "gone"],
+)
+async def test_others_are_told_only_of_what_no_later_change_can_have_done(
+    shown: list[Object], put_back: bool
+) -> None:
+    world = World()
+    world.server.lists = [[page(10, thing("a", 7))], [page(1010, *shown)]]
+    world.server.watches = [[_ADDED, UnavailableError("connection reset")]]
+    world.server.first_items = [page(1000, *shown)]
+    told: list[bool] = []
+    world.history.follow(lambda: told.append(True))
+    async with world.running():
+        await world.clock.advance(1 + 2)
+        assert world.server.watched_from == ["10", "1010"]
+    assert bool(told) is put_back
 
 
 async def test_cache_is_not_settled_from_an_interruption_until_the_server_has_told_what_is_so() -> (

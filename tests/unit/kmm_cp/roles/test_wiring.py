@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kmm_common.api import names
-from kmm_common.api.nodemodulesstate import spec_hash, spec_to_json
+from kmm_common.api.nodemodulesstate import NodeStatus, spec_hash, spec_to_json
 from kmm_common.desired import DesiredModule, ModuleState
 from kmm_cp.images.pins import Pins
 from kmm_cp.policy.digests import Pinned
@@ -124,6 +124,32 @@ async def test_state_that_somebody_edited_is_planned_anew_and_never_pushed(
     replica.caches.states.observe(state_object(1, WANTED, edited=True))
     assert session.mailbox.target is None
     assert "node" in replica.queued()
+
+
+async def test_status_is_told_whether_a_list_or_a_watch_showed_it(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def observed(node: str, uid: str, status: NodeStatus, *, listed: bool) -> None:
+        told.append(listed)
+
+    monkeypatch.setattr(replica.serving.status, "observed", observed)
+    for version, fresh in ((1, True), (2, False)):
+        replica.caches.states._put(state_object(version), fresh=fresh)
+    assert told == [False, True]
+
+
+async def test_restored_etcd_is_told_to_all_caches_and_to_the_list_of_served_nodes(
+    replica: Replica,
+) -> None:
+    caches, served = replica.caches.all(), replica.serving.served
+    for cache in caches:
+        cache.settled.set()
+    served._changed.clear()
+    replica.caches.history.broke()
+    assert not any(cache.settled.is_set() for cache in caches)
+    assert served._changed.is_set()
 
 
 async def test_node_is_planned_and_labelled(replica: Replica) -> None:

@@ -119,6 +119,27 @@ async def test_what_could_not_be_written_is_written_later_and_told_once(
     assert maps.maps == {"kmm-served-r-0": {"nodes": "a"}}
 
 
+async def test_list_that_was_being_written_when_all_was_to_be_is_written_again(
+    maps: Maps, clock: VirtualClock, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd was restored, or somebody has removed the list, before or after it was written."""
+    apply, answered = maps.apply, asyncio.Event()
+
+    async def slow(name: str, data: Mapping[str, str]) -> None:
+        await apply(name, data)
+        await answered.wait()
+
+    monkeypatch.setattr(maps, "apply", slow)
+    await clock.advance(PAUSE_SECONDS)
+    maps.serve("a")
+    await rest()
+    maps.maps.clear()
+    served.renew()
+    answered.set()
+    await clock.advance(PAUSE_SECONDS)
+    assert maps.maps == {"kmm-served-r-0": {"nodes": "a"}}
+
+
 async def test_withdrawal_deletes_what_was_written(maps: Maps, served: Served) -> None:
     await served.withdraw()
     assert maps.maps == {}

@@ -165,6 +165,24 @@ async def test_state_that_goes_back_in_time_ends_the_session_for_another_greetin
         assert "went back in time" in (caught.value.message or "")
 
 
+async def test_object_that_comes_back_after_its_successor_ends_the_session_for_another_greeting(
+    replica: Serving,
+) -> None:
+    """etcd was restored once more, to before the object that the first time was made anew."""
+    files = replica.node("a", target(3, ONE, uid="first"))
+    async with dialled(replica.port, files) as channel:
+        with pytest.raises(GRPCError) as caught:
+            async with watch(channel) as stream:
+                await stream.send_message(request(), end=True)
+                assert (await next_update(stream)).uid == "first"
+                replica.publish("a", target(1, ONE, uid="second"))
+                assert (await next_update(stream)).uid == "second"
+                replica.publish("a", target(3, ONE, uid="first"))
+                await stream.recv_message()
+                await stream.recv_trailing_metadata()
+        assert "went back in time" in (caught.value.message or "")
+
+
 async def test_late_cache_that_catches_up_ends_nothing(replica: Serving) -> None:
     files = replica.node("a", target(3, ONE))
     replica.world.cache["a"] = target(1, TWO)

@@ -391,13 +391,7 @@ async def test_claim_survives_a_watch_that_shows_the_old_instance_and_a_report(
         await claimed(elsewhere, session_of("old"))
         session, seen = session_of("new"), seen_of(api)
         here.report(session, session.greeting.report)
-        answered, patch = asyncio.Event(), api.patch_json
-
-        async def slow(*arguments: Any, **options: Any) -> Json:
-            await answered.wait()
-            return await patch(*arguments, **options)
-
-        monkeypatch.setattr(api, "patch_json", slow)
+        answered = _gate_patches(api, monkeypatch)
         claiming = asyncio.create_task(here.claim(session, "nms-1"))
         await rest()
         here.observed("a", "nms-1", seen)
@@ -619,6 +613,191 @@ async def test_half_open_session_writes_nothing_over_what_its_daemon_says_elsewh
     assert half_open.ending is not None
     assert api.status("a")["daemon"]["sequence"] == 2
     assert api.status("a")["modules"][0]["state"] == "Loaded"
+
+
+async def test_change_by_others_is_put_right_though_the_api_server_is_away_when_it_is_told(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of(report=said(3, LOADED)))
+    api.status("a")["daemon"]["connected"] = False
+    api.away = True
+    writer.observed("a", "nms-1", seen_of(api))
+    await rest()
+    api.away = False
+    await clock.advance(60)
+    assert api.status("a")["daemon"]["connected"]
+
+
+async def test_older_status_that_a_list_shows_is_put_right_and_one_that_a_watch_shows_is_late(
+    api: Api, writer: StatusWriter
+) -> None:
+    """etcd was restored, and the spec is the same: the session goes on."""
+    session = session_of(report=said(3, PENDING))
+    await claimed(writer, session)
+    backup = copy.deepcopy(api.objects["a"])
+    writer.report(session, said(4, LOADED))
+    await rest()
+    api.objects["a"], reads = backup, api.reads
+    writer.observed("a", "nms-1", seen_of(api))
+    await rest()
+    assert api.reads == reads
+    writer.observed("a", "nms-1", seen_of(api), listed=True)
+    await rest()
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+    assert session.ending is None
+
+
+async def test_state_held_back_for_a_former_object_does_not_disturb_the_claim_of_its_successor(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(api, clock) as writer:
+        session = session_of(report=said(1, LOADED))
+        await claimed(writer, session)
+        writer.report(session, said(2, LOADING, generation=0))
+        await rest()
+        api.put("a", uid="nms-2")
+        gate = _gate_patches(api, monkeypatch)
+        claiming = asyncio.create_task(writer.claim(session, "nms-2"))
+        await rest()
+        writer.report(session, said(3, LOADED, uid="nms-2"))
+        await rest()
+        gate.set()
+        assert await claiming is Claim.HELD
+        await rest()
+        assert session.ending is None
+        assert api.status("a")["daemon"]["sequence"] == 3
+
+
+async def test_write_to_a_former_object_that_fails_late_does_not_end_its_successors_session(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(api, clock) as writer:
+        session = session_of(report=said(1, PENDING))
+        await claimed(writer, session)
+        gate = _gate_patches(api, monkeypatch)
+        api.put("a", uid="nms-2")
+        writer.report(session, said(2, LOADED))
+        await rest()
+        claiming = asyncio.create_task(writer.claim(session, "nms-2"))
+        await rest()
+        gate.set()
+        assert await claiming is Claim.HELD
+        await rest()
+        assert session.ending is None
+
+
+async def test_look_at_a_former_object_that_is_answered_late_does_not_take_the_record_back(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(api, clock) as writer:
+        session = session_of(report=said(1, LOADED))
+        await claimed(writer, session)
+        _blank(api.status("a"))
+        gate = _gate_answers(api, monkeypatch)
+        writer.observed("a", "nms-1", seen_of(api))
+        await rest()
+        api.put("a", uid="nms-2")
+        claiming = asyncio.create_task(writer.claim(session, "nms-2"))
+        await rest()
+        gate.set()
+        assert await claiming is Claim.HELD
+        writer.report(session, said(2, LOADED, uid="nms-2", generation=2))
+        await rest()
+        assert api.status("a")["observedGeneration"] == 2
+        assert session.ending is None
+
+
+async def test_last_report_of_a_session_that_is_over_does_not_take_its_successors_place(
+    api: Api, writer: StatusWriter
+) -> None:
+    old, new = session_of(report=said(1, LOADED)), session_of(report=said(2, LOADED))
+    await claimed(writer, old)
+    api.gate.clear()
+    writer.report(new, new.greeting.report)
+    claiming = asyncio.create_task(writer.claim(new, "nms-1"))
+    await rest()
+    old.end(Status.ABORTED, "another session of this node took over")
+    writer.report(old, said(2, LOADED))
+    writer.closed(old)
+    api.gate.set()
+    assert await claiming is Claim.HELD
+    writer.report(new, said(3, LOADED, generation=2))
+    await rest()
+    assert api.status("a")["observedGeneration"] == 2
+
+
+async def test_state_held_back_by_a_half_open_session_is_put_right_where_the_daemon_is(
+    api: Api, clock: VirtualClock
+) -> None:
+    """The daemon said meanwhile what it had said first: its new session had nothing to write."""
+    async with running(api, clock) as here, running(api, clock) as elsewhere:
+        half_open = session_of(report=said(1, LOADED))
+        await claimed(here, half_open)
+        here.report(half_open, said(2, LOADING, generation=0))
+        await rest()
+        assert await claimed(elsewhere, session_of(report=said(3, LOADED))) is Claim.HELD
+        await clock.advance(PASSING_SECONDS)
+        assert api.status("a")["daemon"]["sequence"] == 2
+        elsewhere.observed("a", "nms-1", seen_of(api))
+        await rest()
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+    assert api.status("a")["daemon"]["sequence"] == 3
+
+
+async def test_state_held_back_by_a_session_is_not_written_when_a_newer_one_is_there(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    old = session_of(report=said(1, LOADED))
+    await claimed(writer, old)
+    writer.report(old, said(2, LOADING, generation=0))
+    await rest()
+    assert await claimed(writer, session_of(report=said(3, LOADED))) is Claim.HELD
+    await clock.advance(PASSING_SECONDS)
+    assert api.status("a")["modules"][0]["state"] == "Loaded"
+    assert len(api.writes) == 1
+
+
+async def test_what_a_watch_tells_before_a_claims_look_is_answered_counts(
+    api: Api, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(api, clock) as elsewhere, running(api, clock) as here:
+        await claimed(elsewhere, session_of(report=said(1, LOADED)))
+        session = session_of(report=said(1, LOADED))
+        gate = _gate_answers(api, monkeypatch)
+        here.report(session, session.greeting.report)
+        claiming = asyncio.create_task(here.claim(session, "nms-1"))
+        await rest()
+        api.status("a")["daemon"]["connected"] = False
+        here.observed("a", "nms-1", seen_of(api))
+        gate.set()
+        assert await claiming is Claim.HELD
+        await rest()
+    assert api.status("a")["daemon"]["connected"]
+
+
+def _gate_patches(api: Api, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let patches reach the server only when the event is set."""
+    gate, patch = asyncio.Event(), api.patch_json
+
+    async def slow(*arguments: Any, **options: Any) -> Json:
+        await gate.wait()
+        return await patch(*arguments, **options)
+
+    monkeypatch.setattr(api, "patch_json", slow)
+    return gate
+
+
+def _gate_answers(api: Api, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let what was read arrive only when the event is set."""
+    gate, get = asyncio.Event(), api.get
+
+    async def late(resource: Resource, name: str) -> Json:
+        answer = await get(resource, name)
+        await gate.wait()
+        return answer
+
+    monkeypatch.setattr(api, "get", late)
+    return gate
 
 
 async def test_record_that_has_gone_while_its_status_was_read_stops_nobody_elses_writes(
