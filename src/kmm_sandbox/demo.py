@@ -43,8 +43,8 @@ def run(sandbox: Running, progress: Progress, words: Words, *, port: int) -> int
         sandbox.kubectl.apply(manifest.read_text())
         Outcome(sandbox, NAME, KERNEL_MODULE).wait_loaded()
     _show(sandbox)
-    _explain(sandbox, words, kubeconfig, manifest)
     with contextlib.suppress(KeyboardInterrupt):
+        _explain(sandbox, words, kubeconfig, manifest)
         while True:
             time.sleep(LOOK_SECONDS)
             sandbox.require_alive()

@@ -63,6 +63,9 @@ class Mounts:
     def use(self) -> None:
         """Have control plane and daemons start anew with the volumes' files."""
         sandbox = self.stage.sandbox
+        for name in sandbox.nodes:
+            # One that is ended while it connects would be a refused peer.
+            self.stage.stop_daemon(name)
         sandbox.kmm_cp.stop()
         settings = yaml.safe_load(sandbox.kmm_cp.config.read_text())
         settings["tls"] = mounted(self.plane.files)

@@ -45,12 +45,17 @@ def what_daemon_knows(node: Node) -> str:
     return node.run_in_pod(*node.daemon_argv("status")).check()
 
 
+def half_written(node: Node) -> str:
+    """Return the files that are not whole yet, or were left so."""
+    return node.execute("find", "/var/lib/kmm", "/run/kmm", "-name", "*.partial").check()
+
+
 def require_agreement(stage: Stage, name: str, digest: str) -> None:
     """Hold disk, kernel, journal and report of a node against each other."""
     node = stage.sandbox.nodes[name]
     stage.until(lambda: stage.store(name, "tmp") == [], f"nothing half done on the disk of {name}")
-    partial = node.execute("find", "/var/lib/kmm", "/run/kmm", "-name", "*.partial").check()
-    assert partial == ""
+    # A new daemon may be replacing its note of the session meanwhile.
+    stage.until(lambda: not half_written(node), f"nothing half written on {name}")
     assert {USER, CORE} <= node.loaded_modules().keys()
     known = what_daemon_knows(node)
     assert f"in the kernel  {USER}, {CORE}\n  image digest   {digest}\n" in known, known

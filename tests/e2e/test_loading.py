@@ -271,7 +271,7 @@ def test_modprobe_that_somebody_kills_is_told_and_tried_again(stage: Stage) -> N
     """Its init fails in the end: one that succeeds is in the kernel, whoever was killed."""
     node = stage.sandbox.nodes["node1"]
     image = push_own(stage.sandbox, "core", CORE)
-    stage.apply("killed", image, CORE, parameters=["delay_ms=5000", "fail=19"])
+    stage.apply("killed", image, CORE, parameters=["delay_ms=15000", "fail=19"])
     stage.until(lambda: stage.initializes("node1", CORE), f"init of {CORE}")
     node.execute("sh", "-c", "kill -9 $(grep -lx modprobe /proc/[0-9]*/comm | cut -d/ -f3)").check()
     stage.until(

@@ -238,7 +238,7 @@ def test_daemon_that_may_not_read_the_kernel_log_fails_without_its_lines(stage: 
     with without(stage, node, "SYSLOG"):
         stage.apply("core", image, CORE, parameters=["fail=19"])
         stage.until(lambda: stage.errors("core") == {"DeviceError"}, "all nodes fail")
-    assert "kernelLog" not in stage.report(NODE, "core")["error"]
+        assert "kernelLog" not in stage.report(NODE, "core")["error"]
     assert f"{CORE}: told to fail with -19" in stage.report("node2", "core")["error"]["kernelLog"]
 
 

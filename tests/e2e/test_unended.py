@@ -22,13 +22,14 @@ print(urllib.request.urlopen("http://127.0.0.1:8081/metrics").read().decode())
 
 
 @contextmanager
-def impatient(node: Node) -> Iterator[None]:
-    """Have a node's daemon give modprobe a second before it ends it, and another one to end."""
-    settings = node.settings
+def impatient(stage: Stage, node: Node) -> Iterator[None]:
+    """Have a node's daemon end modprobe after five seconds, and give it one to end."""
+    settings, starts = node.settings, stage.daemon_starts(node.name)
     usual = yaml.safe_load(settings.read_text())
-    short = {"modprobe_seconds": 1.0, "modprobe_grace_seconds": 1.0}
+    short = {"modprobe_seconds": 5.0, "modprobe_grace_seconds": 1.0}
     programs.write_settings(settings, usual | short)
     node.restart_daemon()
+    stage.until(lambda: stage.daemon_starts(node.name) > starts, "a daemon with these settings")
     try:
         yield
     finally:
@@ -51,15 +52,17 @@ def test_modprobe_that_cannot_be_killed_is_told_disturbs_nobody_and_is_taken_ove
     stage: Stage,
 ) -> None:
     node, before = stage.sandbox.nodes[NODE], stage.steps(NODE)
-    with impatient(node):
-        image = push_own(stage.sandbox, "core", CORE)
+    image = push_own(stage.sandbox, "core", CORE)
+    user_image = push_own(stage.sandbox, "user", CORE, USER)
+    slip_image = samples.push(stage.sandbox, "slip", ("slip",))
+    with impatient(stage, node):
         core = stage.apply("core", image, CORE, parameters=[f"delay_ms={INIT_MS}"])
         stage.until(lambda: told(stage, "core") != "", f"{NODE} says StillRunning")
         (pid,) = modprobes(node)
         sessions = stage.daemon_log(NODE).count(SESSION)
         require_told(stage, pid)
-        user = stage.apply("user", push_own(stage.sandbox, "user", CORE, USER), USER)
-        slip = stage.apply("slip", samples.push(stage.sandbox, "slip", ("slip",)), "slip")
+        user = stage.apply("user", user_image, USER)
+        slip = stage.apply("slip", slip_image, "slip")
         slip.wait_loaded()
         stage.until(lambda: told(stage, "user") != "", f"{NODE} says what {USER} waits for")
         assert f"process {pid} (modprobe {CORE}), which has not ended" in told(stage, "user")

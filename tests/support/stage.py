@@ -185,8 +185,8 @@ class Stage(Generic[S]):
 
     def _lies(self, node: str) -> list[str]:
         state = self.sandbox.api.find(f"{STATES}/{node}") or {}
-        told = (state.get("status") or {}).get("modules") or ()
-        probes = {entry["name"]: entry["modprobe"] for entry in state["spec"].get("modules") or ()}
+        spec, told = state.get("spec") or {}, (state.get("status") or {}).get("modules") or ()
+        probes = {entry["name"]: entry["modprobe"] for entry in spec.get("modules") or ()}
         named = [
             (each["name"], probes.get(each["name"], {}).get("moduleName", "").replace("-", "_"))
             for each in told

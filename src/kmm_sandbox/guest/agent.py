@@ -28,7 +28,9 @@ HEARTBEAT_SECONDS = 1.0
 RESTART_SECONDS = (0.5, 1, 2)
 STEADY_SECONDS = 10.0
 """A daemon that ran this long is restarted without delay growing."""
-STOP_SECONDS = 5.0
+STOP_SECONDS = 10.0
+"""For a container that is told to end; a Pod has 30 usually."""
+REMOVE_SECONDS = 5.0
 RUNTIME_SECONDS = 8
 POWER_OFF = 0x4321FEDC
 
@@ -103,7 +105,7 @@ class Container:
         """End whatever is left in it; a process that cannot be killed stays, as on any node."""
         # Nobody waits for it: with such a process it takes as long as that.
         subprocess.Popen(crun("delete", "--force", self._name), stdin=subprocess.DEVNULL)
-        self.wait(STOP_SECONDS)
+        self.wait(REMOVE_SECONDS)
 
 
 def crun(*arguments: str) -> list[str]:
@@ -141,7 +143,7 @@ class Daemon:
             self._start(wanted, now)
 
     def stop(self) -> None:
-        """Ask the process to end, insist after five seconds."""
+        """Ask the process to end, insist after ten seconds."""
         if self._container:
             self._container.terminate()
             self._container.wait(STOP_SECONDS)
