@@ -113,8 +113,9 @@ class SimNode:
 
     @property
     def running(self) -> bool:
-        """Tell whether a daemon runs and wants a session."""
-        return self._linking is not None and not self._linking.done()
+        """Tell whether a daemon runs, or is about to, and wants a session."""
+        runs = self._daemon is not None and not self._daemon.done()
+        return runs and not (self._linking and self._linking.done())
 
     @property
     def path(self) -> str:
@@ -190,15 +191,17 @@ class SimNode:
         )
         context = contextvars.copy_context()
         context.run(_speaker.set, self.lines)
+        self._linking = None
         main = self._main(self.agent, self.link)
         self._daemon = asyncio.create_task(main, name=f"daemon {self.name}", context=context)
 
     async def stop(self) -> None:
         """End the daemon as SIGKILL would: nothing is tidied up."""
-        if self._daemon is not None:
-            self._daemon.cancel()
-            await asyncio.gather(self._daemon, return_exceptions=True)
-            self._daemon = None
+        # Forgotten first: who waits for its end may be cancelled meanwhile.
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None:
+            daemon.cancel()
+            await asyncio.gather(daemon, return_exceptions=True)
         if self._journal is not None:
             self._journal.close()
 
