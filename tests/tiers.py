@@ -130,7 +130,11 @@ TIERS = {
         limit=NIGHTLY_SECONDS,
     ),
     "api-oldest": Tier(
-        directories=("api",), wrap=on_oldest, prepare=prepare_oldest, limit=NIGHTLY_SECONDS
+        directories=("api",),
+        wrap=on_oldest,
+        prepare=prepare_oldest,
+        limit=NIGHTLY_SECONDS,
+        shards=2,
     ),
     "install": Tier(
         obstacle=cluster_obstacle,
@@ -176,11 +180,11 @@ def run(tier: str, extra: list[str]) -> Outcome:
 def dealt(tier: str, extra: Sequence[str]) -> list[list[str]]:
     """Return pytest's arguments for each process; one process if only some tests were asked for."""
     known = TIERS[tier]
-    shards, files = known.shards, sorted((TESTS / tier).rglob("test_*.py"))
-    if extra or shards == 1:
-        places = [str(TESTS / directory) for directory in known.directories or (tier,)]
-        return [[*places, *known.select, *extra]]
-    return [[str(file) for file in files[number::shards]] for number in range(shards)]
+    places = [TESTS / directory for directory in known.directories or (tier,)]
+    if extra or known.shards == 1:
+        return [[*map(str, places), *known.select, *extra]]
+    files = [str(file) for place in places for file in sorted(place.rglob("test_*.py"))]
+    return [[*files[number :: known.shards], *known.select] for number in range(known.shards)]
 
 
 def _exit_code(command: Sequence[str], limit: float) -> int:

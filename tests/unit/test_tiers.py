@@ -13,10 +13,11 @@ from support import rights
 from tiers import Outcome
 
 
-def test_every_file_of_a_tier_is_in_one_process() -> None:
-    shards = tiers.dealt("e2e", ())
-    files = sorted(str(file) for file in (tiers.TESTS / "e2e").glob("test_*.py"))
-    assert len(shards) == tiers.TIERS["e2e"].shards > 1
+@pytest.mark.parametrize(("tier", "directory"), [("e2e", "e2e"), ("api-oldest", "api")])
+def test_every_file_of_a_tier_is_in_one_process(tier: str, directory: str) -> None:
+    shards = tiers.dealt(tier, ())
+    files = sorted(str(file) for file in (tiers.TESTS / directory).rglob("test_*.py"))
+    assert len(shards) == tiers.TIERS[tier].shards > 1
     assert sorted(file for shard in shards for file in shard) == files
     assert all(shards)
 
@@ -32,7 +33,7 @@ def test_nightly_tests_are_chosen_among_those_of_other_tiers() -> None:
 
 
 def test_whole_api_tier_runs_against_the_oldest_release_and_says_so() -> None:
-    assert tiers.dealt("api-oldest", ()) == [[str(tiers.TESTS / "api")]]
+    assert tiers.dealt("api-oldest", ("-x",)) == [[str(tiers.TESTS / "api"), "-x"]]
     program = [sys.executable, "-c", "from support.cluster import release; print(release().name)"]
     printed = subprocess.run(
         tiers.TIERS["api-oldest"].wrap(program),
