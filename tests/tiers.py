@@ -173,7 +173,11 @@ def run(tier: str, extra: list[str]) -> Outcome:
             for shard, report in zip(shards, reports, strict=True)
         ]
         limit = TIERS[tier].limit
-        codes = [_exit_code(commands[0], limit)] if len(commands) == 1 else _side_by_side(commands)
+        codes = (
+            [_exit_code(commands[0], limit)]
+            if len(commands) == 1
+            else _side_by_side(commands, limit)
+        )
         return together([counted(tier, *each) for each in zip(codes, reports, strict=True)])
 
 
@@ -195,7 +199,7 @@ def _exit_code(command: Sequence[str], limit: float) -> int:
         return 1
 
 
-def _side_by_side(commands: Sequence[Sequence[str]]) -> list[int]:
+def _side_by_side(commands: Sequence[Sequence[str]], limit: float) -> list[int]:
     """Run all at once, with a number before each line that they print; return the exit codes."""
     with ExitStack() as stack:
         # By this thread: what is leashed ends with the thread that started it.
@@ -215,7 +219,7 @@ def _side_by_side(commands: Sequence[Sequence[str]]) -> list[int]:
         for number, each in enumerate(running, start=1):
             assert each.stdout is not None
             threading.Thread(target=_pass_on, args=(number, each.stdout), daemon=True).start()
-        return [_ended(each) for each in running]
+        return [_ended(each, limit) for each in running]
 
 
 def _pass_on(number: int, lines: IO[str]) -> None:
@@ -223,11 +227,11 @@ def _pass_on(number: int, lines: IO[str]) -> None:
         print(f"{number}| {line}", end="", flush=True)
 
 
-def _ended(process: "subprocess.Popen[str]") -> int:
+def _ended(process: "subprocess.Popen[str]", limit: float) -> int:
     try:
-        return process.wait(timeout=LIMIT_SECONDS)
+        return process.wait(timeout=limit)
     except subprocess.TimeoutExpired:
-        print(f"given up after {LIMIT_SECONDS} s", flush=True)
+        print(f"given up after {limit:.0f} s", flush=True)
         process.kill()
         return 1
 

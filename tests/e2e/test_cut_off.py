@@ -98,7 +98,7 @@ def test_network_cut_one_way_or_both_ends_in_one_session_and_the_newest_state(
     said = {node: len(stage.no_session(node)) for node in NODE_NAMES}
     with ExitStack() as cuts:
         # The muted one last: in ten seconds its session may be given up.
-        for name, cut in reversed(list(zip(NODE_NAMES, (muted, deafened, unplugged), strict=True))):
+        for name, cut in zip(reversed(NODE_NAMES), (unplugged, deafened, muted), strict=True):
             cuts.enter_context(cut(nodes[name]))
         core(stage, 1)
         # What only hears is told nevertheless, and acts on it.

@@ -29,8 +29,8 @@ def impatient(stage: Stage, node: Node) -> Iterator[None]:
     short = {"modprobe_seconds": 5.0, "modprobe_grace_seconds": 1.0}
     programs.write_settings(settings, usual | short)
     node.restart_daemon()
-    stage.until(lambda: stage.daemon_starts(node.name) > starts, "a daemon with these settings")
     try:
+        stage.until(lambda: stage.daemon_starts(node.name) > starts, "a daemon that has them")
         yield
     finally:
         programs.write_settings(settings, usual)

@@ -119,21 +119,21 @@ class StatusWriter:
             return Claim.LOST
         async with record.turn:
             record.uid, record.held, record.reclaim = uid, False, False
-            return await self._claimed(record, uid)
+            return await self._claimed(record)
 
-    async def _claimed(self, record: Record, uid: str, *, again: bool = False) -> Claim:
+    async def _claimed(self, record: Record, *, again: bool = False) -> Claim:
         """Claim, or `again` what this session has claimed already: then nobody else may have it."""
         seen: RawStatus | None = None
         for _ in range(CLAIM_ATTEMPTS):
             found = await self._read(record.node)
-            if found is None or found["metadata"].get("uid") != uid:
+            if found is None or found["metadata"].get("uid") != record.uid:
                 return Claim.GONE
             raw = found.get("status") or {}
             if self._records.get(record.node) is not record or (again and record.is_outdone(raw)):
                 return Claim.LOST
             if seen is not None and record.was_taken(seen, raw):
                 return Claim.LOST
-            record.take_over(uid, found)
+            record.take_over(found)
             if record.holds(raw) or await self._claim(record, raw):
                 record.held = True
                 self._touch(record)
@@ -207,7 +207,7 @@ class StatusWriter:
         if record.reclaim:
             await self._reclaim(record)
             return
-        uid, newest, wanted = record.uid, record.newest, record.wanted()
+        newest, wanted = record.newest, record.wanted()
         if wanted in (record.written, record.refused):
             return
         conditions = record.timed(wanted, self._clock.now())
@@ -215,7 +215,7 @@ class StatusWriter:
             record.written,
             wanted,
             conditions=conditions,
-            uid=uid,
+            uid=record.uid,
             instance=record.instance,
             before=record.sequence,
             sequence=newest.sequence,
@@ -223,7 +223,7 @@ class StatusWriter:
         try:
             await self._patch(record, patch)
         except NotFoundError:
-            record.lose(uid)
+            record.lose()
         except InvalidError as error:
             await self._settle(record, wanted, error)
         else:
@@ -232,23 +232,22 @@ class StatusWriter:
     async def _reclaim(self, record: Record) -> None:
         """Somebody may have changed the status: see that it says again what the daemon says."""
         record.reclaim = False
-        uid = record.uid
         try:
-            claim = await self._claimed(record, uid, again=True)
+            claim = await self._claimed(record, again=True)
         except KmmError:
             record.reclaim = True
             raise
         if claim is Claim.LOST:
             self._superseded(record)
         elif claim is Claim.GONE:
-            record.lose(uid)
+            record.lose()
 
     async def _settle(self, record: Record, wanted: Json, error: InvalidError) -> None:
         """A test failed, or the content is refused: look what is there now."""
-        uid, sequence = record.uid, record.sequence
+        sequence = record.sequence
         found = await self._read(record.node)
-        if found is None or found["metadata"].get("uid") != uid:
-            record.lose(uid)
+        if found is None or found["metadata"].get("uid") != record.uid:
+            record.lose()
             return
         raw = found.get("status") or {}
         if not record.is_of(raw):
@@ -257,14 +256,14 @@ class StatusWriter:
         if not record.holds(raw):
             record.reclaim = True
             return
-        record.take_over(uid, found)
+        record.take_over(found)
         if record.sequence == sequence:
             fields = {"node": record.node, "error": str(error)}
             log(logger, logging.ERROR, "status refused by the API server", **fields)
             record.refused = wanted
 
     def _superseded(self, record: Record) -> None:
-        record.uid = ""
+        record.lose()
         record.session.lose()
 
     async def _patch(self, record: Record, operations: list[Json]) -> None:

@@ -85,19 +85,17 @@ class Record:
             sequence=self.newest.sequence,
         )
 
-    def take_over(self, uid: str, found: Json) -> None:
+    def take_over(self, found: Json) -> None:
         """Note what the API server holds."""
         raw = found.get("status") or {}
-        self.uid = uid
         self.desired = len((found.get("spec") or {}).get("modules") or ())
         self.written = persisted_content(raw)
         self.conditions = raw.get("conditions") or () if self.written else ()
         self.sequence = raw["daemon"].get("sequence", 0) if self.is_of(raw) else 0
 
-    def lose(self, uid: str) -> None:
-        """Note that a NodeModulesState is gone; its successor may have been claimed already."""
-        if self.uid == uid:
-            self.uid = ""
+    def lose(self) -> None:
+        """Note that the NodeModulesState is gone, or another daemon's: nothing is to be written."""
+        self.uid = ""
 
     def is_of(self, raw: RawStatus) -> bool:
         """Tell whether this session's instance wrote a status last."""
