@@ -3,20 +3,17 @@
 import contextlib
 import copy
 import json
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
-import yaml
 from kubernetes_asyncio import client as k8s
-from kubernetes_asyncio import config as k8s_config
-from kubernetes_asyncio.config import kube_config
+from kubernetes_asyncio.config import ConfigException
 
-from kmm_common.errors import TerminalError
+from kmm_cp.kube import config
 from kmm_cp.kube.errors import NotLeadingError, UnavailableError, from_answer
 from kmm_cp.kube.resources import Resource
 
@@ -41,6 +38,8 @@ _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METHODS = {"get": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
 """By verb, as the API server's audit log and RBAC call it."""
 _NO_ANSWER = "<error>"
+_UNAVAILABLE = (aiohttp.ClientError, OSError, TimeoutError, ValueError, ConfigException)
+"""The last is told by a plugin or a file that was to renew our token."""
 
 
 class Observer(Protocol):
@@ -100,10 +99,11 @@ class KubeClient:
         field_manager: str,
         observer: Observer | None = None,
     ) -> "KubeClient":
-        """Return a client for a kubeconfig file, or for the Pod's service account."""
-        configuration = k8s.Configuration()
-        with _no_keys_left_in_files():
-            await _load(configuration, kubeconfig)
+        """Return a client for a kubeconfig file, or for the Pod's service account.
+
+        Raises TerminalError (kmm_cp.kube.config.loaded).
+        """
+        async with config.loaded(kubeconfig) as configuration:
             return cls(
                 configuration, user_agent=user_agent, field_manager=field_manager, observer=observer
             )
@@ -263,9 +263,8 @@ class KubeClient:
                     yield loads(line)
         except aiohttp.SocketTimeoutError:
             return
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            text = f"watch {request.path}: {error!r}"
-            raise UnavailableError(text, reason="Unavailable") from error
+        except _UNAVAILABLE as error:
+            raise _unavailable(f"watch {request.path}", error) from error
 
     async def _request(self, request: _Request) -> Object:
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
@@ -273,9 +272,8 @@ class KubeClient:
             async with self._send(request, timeout) as response:
                 answer: Object = loads(await response.read())
                 return answer
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            text = f"{request.text}: {error!r}"
-            raise UnavailableError(text, reason="Unavailable") from error
+        except _UNAVAILABLE as error:
+            raise _unavailable(request.text, error) from error
 
     @contextlib.asynccontextmanager
     async def _send(
@@ -321,42 +319,9 @@ class KubeClient:
         self._observer.written(resource=resource, verb=request.verb, code=code)
 
 
-async def _load(configuration: Any, kubeconfig: Path | None) -> None:
-    """Fill in where the API server is and who we are. Raises TerminalError."""
-    try:
-        if kubeconfig is None:
-            k8s_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        else:
-            _require_one_of(str(kubeconfig).split(os.pathsep))
-            await k8s_config.load_kube_config(
-                config_file=str(kubeconfig), client_configuration=configuration
-            )
-    except _NO_CONFIG as error:
-        text = str(error) or type(error).__name__
-        raise TerminalError(
-            f"kubeconfig {kubeconfig or '(in cluster)'}: {text}", reason="InvalidSettings"
-        ) from error
-
-
-_NO_CONFIG = (k8s_config.ConfigException, OSError, yaml.YAMLError, AttributeError, TypeError)
-"""The last two are what the library raises for a file that is no mapping."""
-
-
-def _require_one_of(paths: list[str]) -> None:
-    if not any(Path(path).expanduser().exists() for path in paths):
-        raise FileNotFoundError("there is no such file")
-
-
-@contextlib.contextmanager
-def _no_keys_left_in_files() -> Iterator[None]:
-    """Remove, after the body, the files that keys embedded in a kubeconfig were written to.
-
-    ssl loads keys from files only; the library would leave them there until a clean exit.
-    """
-    try:
-        yield
-    finally:
-        kube_config._cleanup_temp_files()
+def _unavailable(request: str, error: Exception) -> UnavailableError:
+    told = f": {error}" if str(error) else ""
+    return UnavailableError(f"{request}: {type(error).__name__}{told}", reason="Unavailable")
 
 
 async def _body(response: aiohttp.ClientResponse) -> Any:

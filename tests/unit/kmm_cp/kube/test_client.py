@@ -1,20 +1,17 @@
 """What the API client asks for, and what it makes of answers, against a server on loopback."""
 
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from kubernetes_asyncio.client import Configuration
+from kubernetes_asyncio.config import ConfigException
 
-from kmm_common.errors import TerminalError, TransientError
+from kmm_common.errors import TransientError
 from kmm_cp.kube.client import KubeClient
 from kmm_cp.kube.errors import GoneError, NotLeadingError, TooManyRequestsError, UnavailableError
 from kmm_cp.kube.resources import CONFIG_MAPS, MODULES, NODES
-from kmm_sandbox.kubeconfig import write_kubeconfig
-from kmm_sandbox.pki import Authority, Identity
 
 
 class Api:
@@ -115,53 +112,28 @@ async def test_answer_that_is_no_json_is_an_outage(
     assert "gateway" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (None, "there is no such file"),
-        ("apiVersion: v1\nkind: Config\n", "current-context"),
-        ("", ""),
-        ("- a list", ""),
-        ("{", "flow"),
-    ],
-    ids=["none", "no context", "empty", "list", "no YAML"],
-)
-async def test_kubeconfig_that_is_of_no_use_is_named(
-    tmp_path: Path, content: str | None, problem: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "kubeconfig"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(TerminalError, match=str(path)) as caught:
-        await KubeClient.connect(path, user_agent="test", field_manager="test")
-    assert caught.value.reason == "InvalidSettings"
-    assert problem in str(caught.value)
-    assert caplog.messages == [], "one line is enough"
-
-
-async def test_key_in_a_kubeconfig_is_left_in_no_other_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority, scratch = Authority("test"), tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    path = write_kubeconfig(
-        tmp_path / "kubeconfig",
-        server="https://127.0.0.1:1",
-        ca_pem=authority.credential.cert_pem,
-        user="kmm-cp",
-        credential=authority.issue(Identity(common_name="kmm-cp", client=True)),
+async def test_server_that_is_not_reached_is_told_in_words() -> None:
+    configuration = Configuration(host="http://127.0.0.1:1")
+    away = KubeClient(configuration, user_agent="test", field_manager="test")
+    with pytest.raises(UnavailableError) as caught:
+        await away.get(NODES, "a")
+    await away.close()
+    assert str(caught.value).startswith(
+        "GET /api/v1/nodes/a: ClientConnectorError: Cannot connect to host 127.0.0.1:1 "
     )
-    for _ in range(2):
-        client = await KubeClient.connect(path, user_agent="test", field_manager="test")
-        await client.close()
-        assert list(scratch.iterdir()) == []
 
 
-async def test_pod_without_a_service_account_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(TerminalError, match="in cluster"):
-        await KubeClient.connect(None, user_agent="test", field_manager="test")
+async def test_token_that_cannot_be_renewed_is_an_outage() -> None:
+    def renew(configuration: Configuration) -> None:
+        raise ConfigException("exec: process returned 1")
+
+    configuration = Configuration(host="http://127.0.0.1:1", api_key={"BearerToken": "old"})
+    configuration.refresh_api_key_hook = renew
+    client = KubeClient(configuration, user_agent="test", field_manager="test")
+    for asked in (client.get(NODES, "a"), events(client)):
+        with pytest.raises(UnavailableError, match="exec: process returned 1"):
+            await asked
+    await client.close()
 
 
 async def test_fenced_client_sends_no_write_that_may_not_be_made_and_reads_all_the_same(
