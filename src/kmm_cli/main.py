@@ -12,9 +12,15 @@ from kmm_cli.fleet import Fleet, fleet
 from kmm_cli.render import as_json, as_text
 from kmm_common.errors import KmmError
 from kmm_cp.kube.client import KubeClient, Object
+from kmm_cp.kube.errors import NotFoundError
 from kmm_cp.kube.resources import MODULES, NODE_MODULES_STATES, Resource
 
 LIMIT_SECONDS = 60.0
+INTERRUPTED = 130
+NOT_INSTALLED = (
+    "the cluster has no Modules: KMM is not installed there, or it is not the cluster you mean; "
+    "--kubeconfig chooses another"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,14 +28,30 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         seen = asyncio.run(_fleet(options.kubeconfig))
+    except NotFoundError as error:
+        return _refused(f"{error}; {NOT_INSTALLED}")
     except KmmError as error:
-        sys.stderr.write(f"kmm: {error}\n")
-        return 1
+        return _refused(str(error))
     except TimeoutError:
-        sys.stderr.write(f"kmm: the API server did not answer within {LIMIT_SECONDS:.0f} s\n")
-        return 1
-    print(_rendered(seen, options.output))
+        return _refused(f"the API server did not answer within {LIMIT_SECONDS:.0f} s")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    _print(_rendered(seen, options.output))
     return 0
+
+
+def _refused(why: str) -> int:
+    sys.stderr.write(f"kmm: {why}\n")
+    return 1
+
+
+def _print(text: str) -> None:
+    """Print for readers that may stop reading, as head does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python writes what is left when it ends, which must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
