@@ -15,7 +15,7 @@ IN_IMAGES = $(BIN)/python -m uv pip compile --constraint requirements.lock --uni
 .PHONY: help sandbox sandbox-check images test test-nightly test-images test-install unit api fault e2e fuzz collect-errors check format generate lock bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock pyproject.toml
 	@echo "==> Python environment in $(VENV) (locked versions)"

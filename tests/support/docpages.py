@@ -12,7 +12,7 @@ OTHER_RESOURCES = frozenset(
     (
         *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
         *("clusterrolebinding", "configmap", "crd", "daemonset", "deployment", "namespace"),
-        *("node", "nodes", "pod", "pods", "rolebinding", "secret"),
+        *("events", "node", "nodes", "pod", "pods", "rolebinding", "secret"),
     )
 )
 """Of Kubernetes and of cert-manager, as pages name them."""

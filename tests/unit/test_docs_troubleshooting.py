@@ -53,6 +53,11 @@ def _messages(tree: ast.AST) -> Iterator[str]:
                 args=[_, ast.Attribute(attr=level), ast.Constant(str(message))],
             ) if level in _LOUD:
                 yield message
+            # Where what all lines share is said once, by partial(log, ...).
+            case ast.Call(
+                func=ast.Name("tell"), args=[ast.Attribute(attr=level), ast.Constant(str(message))]
+            ) if level in _LOUD:
+                yield message
             # A level that is decided while it runs may be a loud one.
             case ast.Call(func=ast.Name("log"), args=[_, ast.Name(), ast.Constant(str(message))]):
                 yield message
