@@ -70,15 +70,16 @@ def _pod(key: tuple[str, str], value: str, container: str) -> list[Place]:
     def place(path: str, node: Any) -> Place:
         return Place(kind=kind, name=name, path=path, node=node)
 
-    image = f'include "kmm.image" (dict "images" .Values.images "image" .Values.images.{value})'
+    image = f'include "kmm.image" (list $ .Values.images.{value}) | quote'
     return [
-        place(f"{inside}.image", Inline(f"{image} | quote")),
+        place(f"{inside}.image", Inline(image)),
         place(f"{inside}.imagePullPolicy", With(".Values.images.pullPolicy", inline=True)),
         place(f"{inside}.resources", With(f".Values.{value}.resources")),
         place(f"{pod}.imagePullSecrets", With(".Values.images.pullSecrets")),
         place(f"{pod}.nodeSelector", With(f".Values.{value}.nodeSelector")),
         place(f"{pod}.priorityClassName", With(f".Values.{value}.priorityClassName", inline=True)),
         place(f"{pod}.tolerations", With(f".Values.{value}.tolerations")),
+        place(f"{pod}.affinity", With(f".Values.{value}.affinity")),
     ]
 
 
@@ -92,6 +93,19 @@ SETTINGS = {"kmm-cp": ("controlPlane", "toYaml"), "kmm-daemon": ("daemon", "toPr
 The daemon needs no YAML in memory for what is JSON.
 """
 
+_BY_TLS = "(not (empty .Values.controlPlane.settings.metrics_tls))"
+
+
+def _probe(name: str) -> Place:
+    """Return where a probe of the control plane has its scheme; HTTP if it has none."""
+    return Place(
+        kind="Deployment",
+        name="kmm-cp",
+        path=f"{PODS['Deployment', 'kmm-cp']}.containers.kmm-cp.{name}.httpGet.scheme",
+        node=With(f'ternary "HTTPS" "" {_BY_TLS}', inline=True),
+    )
+
+
 PLACES = [
     *_pod(("Deployment", "kmm-cp"), "controlPlane", "kmm-cp"),
     *_pod(("PodTemplate", "kmm-daemon"), "daemon", "daemon"),
@@ -101,6 +115,8 @@ PLACES = [
         path="template.spec.securityContext.seccompProfile.localhostProfile",
         node=Inline(".Values.daemon.seccompProfile | quote"),
     ),
+    _probe("livenessProbe"),
+    _probe("readinessProbe"),
     Place(
         kind="Deployment",
         name="kmm-cp",
@@ -141,6 +157,18 @@ PLACES = [
         name="kmm-daemon",
         path="metadata.labels.+",
         node=With(".Values.monitoring.podMonitor.labels"),
+    ),
+    Place(
+        kind="ServiceMonitor",
+        name="kmm-cp",
+        path="spec.endpoints.0.scheme",
+        node=Inline(f'ternary "https" "http" {_BY_TLS}'),
+    ),
+    Place(
+        kind="ServiceMonitor",
+        name="kmm-cp",
+        path="spec.endpoints.0.tlsConfig",
+        node=With(".Values.monitoring.serviceMonitor.tlsConfig"),
     ),
     Place(
         kind="ServiceMonitor",

@@ -15,6 +15,50 @@ Labels = dict[str, str]
 Quantity = Annotated[str, Field(pattern=r"^[0-9.]+([eE][-+]?[0-9]+|[numkKMGTPE]i?)?$")] | float
 Quantities = dict[str, Quantity]
 Port = Annotated[int, Field(ge=1, le=65535)]
+CONTROL_PLANE_AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 1,
+                "preference": {
+                    "matchExpressions": [
+                        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}
+                    ]
+                },
+            }
+        ]
+    },
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "kmm-cp"}},
+                },
+            }
+        ]
+    },
+}
+DAEMON_AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
+                        {
+                            "key": "eks.amazonaws.com/compute-type",
+                            "operator": "NotIn",
+                            "values": ["fargate"],
+                        },
+                        {"key": "type", "operator": "NotIn", "values": ["virtual-kubelet"]},
+                    ]
+                }
+            ]
+        }
+    }
+}
 
 
 class Strict(BaseModel):
@@ -29,7 +73,7 @@ class Image(Strict):
     repository: Name
     """Without registry, tag and digest."""
     tag: Annotated[str, Field(pattern=r"^([\w][\w.-]{0,127})?$")] = ""
-    """Has no effect if a digest is set."""
+    """Has no effect if a digest is set; the chart's appVersion if both are empty."""
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     """`sha256:...`; without it nodes may run different bytes."""
 
@@ -99,6 +143,8 @@ class ControlPlane(Strict):
         ),
     )
     """Of its Pods. Nodes may not become ready before their drivers are loaded."""
+    affinity: dict[str, Any] = CONTROL_PLANE_AFFINITY
+    """Of its Pods; by default on the cluster's own control plane, and apart from each other."""
     settings: dict[str, Any] = {}
     """Merged into the settings that the chart brings (docs/reference/settings.md)."""
 
@@ -114,6 +160,8 @@ class Daemon(Strict):
     """Which nodes it runs on; all if empty."""
     tolerations: tuple[Toleration, ...] = (Toleration(operator="Exists"),)
     """Of its Pods; every taint, by default."""
+    affinity: dict[str, Any] = DAEMON_AFFINITY
+    """Of its Pods; by default for nodes that run Linux and containers of their own."""
     seccompProfile: Name = "kmm/daemon.json"
     """Where each node has manifests/base/daemon/seccomp.json, below `seccomp` of the kubelet's root
     directory."""
@@ -168,6 +216,9 @@ class Monitor(Strict):
     """Needs the Prometheus Operator's definitions."""
     labels: Labels = {}
     """By which your Prometheus selects monitors."""
+    tlsConfig: dict[str, Any] = {}
+    """What Prometheus shows and trusts where controlPlane.settings has metrics_tls, as in the
+    Prometheus Operator's API."""
 
 
 class DaemonMonitor(Strict):

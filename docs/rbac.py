@@ -37,7 +37,8 @@ TAIL = """
 
 A Module names its pull secret in `imageRepoSecret`; it is in the Module's namespace. KMM reads it
 only where that namespace allows it, by a RoleBinding to the ClusterRole `kmm-pull-secrets`, which
-is shipped and bound nowhere but in KMM's own namespace:
+is shipped and bound nowhere. KMM's own namespace is no place for it, and so none for Modules with
+pull secrets: the keys of its authorities are there.
 
     kubectl create rolebinding kmm-pull-secrets -n NAMESPACE --clusterrole=kmm-pull-secrets \\
       --serviceaccount=kmm-operator-system:kmm-cp

@@ -102,6 +102,8 @@ def apiserver_argv(binaries: Binaries, layout: Layout) -> list[str]:
         *("--tls-cert-file", f"{pki}/apiserver.crt"),
         *("--tls-private-key-file", f"{pki}/apiserver.key"),
         *("--authorization-mode", "Node,RBAC", "--allow-privileged"),
+        # As on OpenShift: whoever sets an owner must be allowed to delete what is owned.
+        *("--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"),
         *("--service-account-key-file", f"{pki}/sa.pub"),
         *("--service-account-signing-key-file", f"{pki}/sa.key"),
         *("--service-account-issuer", "https://kubernetes.default.svc"),

@@ -40,6 +40,7 @@ UPGRADE = INSTALL.with_name("upgrade.md")
 SETTINGS = ("kmm-cp.yaml", "daemon.json")
 WHOLE = {"namespace": {"create": True}}
 """Values by which the chart gives all that an overlay does."""
+APP_VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 MONITORING = yaml.safe_load(yaml_block(INSTALL, "serviceMonitor:"))
 """Values by which it gives all that the components do, as the docs show them."""
 
@@ -84,7 +85,16 @@ def parsed(one: Object) -> Object:
 @pytest.mark.parametrize(("overlay", "mode"), MODES.items())
 def test_chart_gives_what_the_overlay_does(helm: Helm, overlay: str, mode: str) -> None:
     made = by_id(helm.template({**WHOLE, "certificates": {"mode": mode}}))
-    assert made == by_id(kustomized(OVERLAYS / overlay))
+    assert made == by_id(tagged(kustomized(OVERLAYS / overlay)))
+
+
+def tagged(manifest: str) -> str:
+    """Return an overlay's objects with the images' tags that the chart gives by itself."""
+    changed, count = re.subn(
+        "^( *image: kmm-(?:cp|daemon))$", rf"\1:{APP_VERSION}", manifest, flags=re.MULTILINE
+    )
+    assert count == 2
+    return changed
 
 
 @pytest.mark.parametrize(("overlay", "mode"), MODES.items())
@@ -93,7 +103,7 @@ def test_chart_gives_what_the_components_for_monitoring_do(
 ) -> None:
     with_components = kustomized(with_monitoring(tmp_path, overlay))
     made = helm.template({**WHOLE, **MONITORING, "certificates": {"mode": mode}})
-    assert by_id(made) == by_id(with_components)
+    assert by_id(made) == by_id(tagged(with_components))
 
 
 def with_monitoring(directory: Path, overlay: str) -> Path:
@@ -192,6 +202,44 @@ def test_kubernetes_that_is_older_than_the_oldest_is_refused(helm: Helm) -> None
     with pytest.raises(SandboxError, match=f"requires kubeVersion: >={oldest}.0-0"):
         helm("template", "kmm", str(CHART), "--kube-version", older)
     assert helm("template", "kmm", str(CHART), "--kube-version", f"{oldest}.0")
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix"),
+    [
+        ({}, f":{APP_VERSION}"),
+        ({"tag": "next"}, ":next"),
+        ({"digest": "sha256:" + "1" * 64}, "@sha256:" + "1" * 64),
+    ],
+    ids=["neither", "tag", "digest"],
+)
+def test_image_is_of_the_release_unless_a_value_says_which(
+    helm: Helm, image: dict[str, str], suffix: str
+) -> None:
+    images = {"registry": "registry.example", "controlPlane": image, "daemon": image}
+    made = by_id(helm.template({"images": images}))
+    pods = (
+        made["Deployment", NAMESPACE, "kmm-cp"]["spec"]["template"]["spec"],
+        made["PodTemplate", NAMESPACE, "kmm-daemon"]["template"]["spec"],
+    )
+    found = [container["image"] for pod in pods for container in pod["containers"]]
+    assert found == [f"registry.example/{name}{suffix}" for name in ("kmm-cp", "kmm-daemon")]
+
+
+def test_probes_and_monitor_ask_by_tls_where_metrics_are_served_so(helm: Helm) -> None:
+    tls = {"cert": "/tls.crt", "key": "/tls.key", "ca": "/ca.crt", "names": ["prometheus"]}
+    monitor = {"enabled": True, "tlsConfig": {"serverName": "kmm-cp"}}
+    values = {
+        "controlPlane": {"settings": {"metrics_tls": tls}},
+        "monitoring": {"serviceMonitor": monitor},
+    }
+    made = by_id(helm.template(values))
+    pod = made["Deployment", NAMESPACE, "kmm-cp"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+    (endpoint,) = made["ServiceMonitor", NAMESPACE, "kmm-cp"]["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", monitor["tlsConfig"])
 
 
 def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
@@ -298,7 +346,9 @@ def test_release_is_installed_upgraded_and_uninstalled_and_leaves_the_definition
 def test_chart_takes_over_what_an_overlay_has_applied_and_changes_nothing(
     cluster: Cluster, helm: Helm
 ) -> None:
-    with installed(Installation.render(cluster, "builtin-ca")) as installation:
+    manifest = tagged(kustomized(OVERLAYS / "builtin-ca"))
+    overlay = Installation(cluster=cluster, overlay="builtin-ca", manifest=manifest)
+    with installed(overlay) as installation:
         before = specs(cluster, installation)
         (line,) = re.findall(r"^helm install kmm .*$", UPGRADE.read_text(), re.MULTILINE)
         _, *arguments = shlex.split(line.replace("kmm/charts/kmm", str(CHART)))

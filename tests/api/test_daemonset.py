@@ -22,6 +22,11 @@ DAEMON_SET = f"{DAEMON_SETS}/kmm-daemon"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 TEMPLATE = f"/api/v1/namespaces/{NAMESPACE}/podtemplates/kmm-daemon"
 SETTINGS = {"daemon_daemonset": "kmm-daemon", "daemon_template": "kmm-daemon"}
+NODE = {"metadata": {"name": "a", "labels": {"kubernetes.io/os": "linux"}}}
+VIRTUAL_NODE = {
+    "metadata": {"name": "b", "labels": {"kubernetes.io/os": "linux", "type": "virtual-kubelet"}}
+}
+"""One on which no daemon could run: it must get no Pod."""
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
 
 
@@ -29,7 +34,8 @@ RESTARTED = "kubectl.kubernetes.io/restartedAt"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One for these tests: no others have the DaemonSet in their namespace."""
     with running_cluster(tmp_path_factory.mktemp("daemonset")) as running:
-        running.api.ensure("/api/v1/nodes", {"metadata": {"name": "a"}})
+        running.api.ensure("/api/v1/nodes", NODE)
+        running.api.ensure("/api/v1/nodes", VIRTUAL_NODE)
         yield running
 
 
@@ -104,8 +110,9 @@ def writes(replicas: Replicas, since: int) -> list[str]:
 
 
 def its_pod(cluster: Cluster) -> None:
-    """Wait until the real controller has made a Pod of it."""
+    """Wait until the real controller has made a Pod of it, and wants no other."""
     wait_until(lambda: len(cluster.api.items(PODS)) == 1, seconds=PATIENT, what="a daemon's Pod")
+    eventually(cluster, lambda now: now["status"]["desiredNumberScheduled"] == 1, "one wanted Pod")
 
 
 def test_leader_makes_it_once_and_it_belongs_to_the_deployment(
@@ -198,6 +205,16 @@ def test_it_goes_with_its_owner_and_comes_with_the_next_one(
     uid = own_deployment(cluster)["metadata"]["uid"]
     after = eventually(cluster, lambda now: now["metadata"]["uid"] != first, "another DaemonSet")
     assert [owner["uid"] for owner in after["metadata"]["ownerReferences"]] == [uid]
+
+
+def test_without_an_owner_it_is_adopted(cluster: Cluster, replicas: Replicas) -> None:
+    first = eventually(cluster, lambda _: True, "a DaemonSet")["metadata"]
+    owners = first["ownerReferences"]
+    cluster.api.merge(DAEMON_SET, {"metadata": {"ownerReferences": None}})
+    after = eventually(
+        cluster, lambda now: now["metadata"].get("ownerReferences") == owners, "its owner again"
+    )
+    assert after["metadata"]["uid"] == first["uid"]
 
 
 def test_without_a_template_setting_it_is_left_to_others(

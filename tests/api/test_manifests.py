@@ -20,7 +20,17 @@ from support.certificates import NAMESPACE
 from support.certmanager import running_cert_manager
 from support.certvolume import CertificateVolume
 from support.cluster import Cluster, running_cluster
-from support.installation import Installation, containers, documented, installed, inventory
+from support.installation import (
+    INSTALL,
+    Installation,
+    composed,
+    containers,
+    documented,
+    installed,
+    inventory,
+    kustomized,
+    yaml_block,
+)
 from support.kmmcp import KmmCp, free_port, new_control_plane
 
 pytestmark = pytest.mark.timeout(3600)
@@ -28,7 +38,8 @@ pytestmark = pytest.mark.timeout(3600)
 
 IN_NAMESPACE = f"/api/v1/namespaces/{NAMESPACE}"
 SECONDS = 60.0
-NODE: Object = {"metadata": {"name": "manifests"}}
+PROBES = ("livenessProbe", "readinessProbe")
+NODE: Object = {"metadata": {"name": "manifests", "labels": {"kubernetes.io/os": "linux"}}}
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +257,23 @@ def test_overlay_of_the_docs_sets_images_by_digest_and_opens_what_it_says(
     assert labels == {"kubernetes.io/metadata.name": "observability"}
     ports = policies["kmm-cp-egress"]["spec"]["egress"][0]["ports"]
     assert {"port": 5000, "protocol": "TCP"} in ports
+
+
+def test_patches_of_the_docs_have_the_control_planes_metrics_asked_for_by_tls(
+    tmp_path: Path,
+) -> None:
+    composed(tmp_path, "builtin-ca", "monitoring")
+    overlay = tmp_path / "kustomization.yaml"
+    overlay.write_text(overlay.read_text() + yaml_block(INSTALL, "value: HTTPS"))
+    objects = {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in yaml.safe_load_all(kustomized(tmp_path))
+    }
+    (container,) = containers([objects["Deployment", "kmm-cp"]])
+    asked = {probe: container[probe]["httpGet"]["scheme"] for probe in PROBES}
+    assert asked == dict.fromkeys(PROBES, "HTTPS")
+    (endpoint,) = objects["ServiceMonitor", "kmm-cp"]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
 
 
 def test_namespace_with_a_label_that_nobody_took_off_goes_at_a_later_try(

@@ -33,8 +33,6 @@ EXCUSED = {
     # away, and rollouts wait until it has run for a while (kmm_cp.policy.daemonset).
     Finding("CKV_K8S_8", DAEMON),
     Finding("CKV_K8S_9", DAEMON),
-    # Of its own namespace alone, where nobody else keeps anything: docs/reference/rbac.md.
-    Finding("CKV2_K8S_5", "RoleBinding.kmm-operator-system.kmm-pull-secrets"),
 }
 SCRAPED = {
     # A port of the node, as that of everything that has the node's network.

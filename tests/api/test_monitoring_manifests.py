@@ -41,6 +41,11 @@ def rising(by: float) -> str:
     return f"0+{by}x{LONG}"
 
 
+def once() -> str:
+    """Return a counter that has risen by one when a third of the time had passed."""
+    return f"0x{LONG // 3} 1x{LONG}"
+
+
 NODE = 'job="kmm-daemon",instance="a"'
 ON_NODE = {"job": "kmm-daemon", "instance": "a"}
 
@@ -70,9 +75,14 @@ CASES = {
         fires={"kmm_cp_neighbours": always(1)}, silent={"kmm_cp_neighbours": always(0)}
     ),
     "KmmReconcilesFail": Case(
-        fires={'kmm_cp_reconciles_total{controller="node",result="crash"}': rising(1)},
-        labels={"controller": "node", "result": "crash"},
+        fires={'kmm_cp_reconciles_total{controller="node",result="terminal"}': once()},
+        labels={"controller": "node"},
         silent={'kmm_cp_reconciles_total{controller="node",result="transient"}': rising(1)},
+    ),
+    "KmmReconcilesCrash": Case(
+        fires={'kmm_cp_reconciles_total{controller="node",result="crash"}': rising(1)},
+        labels={"controller": "node"},
+        silent={'kmm_cp_reconciles_total{controller="node",result="crash"}': once()},
     ),
     "KmmQueueStuck": Case(
         fires={'kmm_cp_queue_depth{controller="node"}': always(500)},

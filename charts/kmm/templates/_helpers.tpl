@@ -4,11 +4,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* registry/repository:tag@digest of a dict with `images` and `image`. */}}
+{{- /* registry/repository:tag@digest of a list: the root, and an image of .Values.images. */}}
 {{- define "kmm.image" -}}
-{{- with .images.registry }}{{ . }}/{{ end }}{{ .image.repository }}
-{{- with .image.tag }}:{{ . }}{{ end }}
-{{- with .image.digest }}@{{ . }}{{ end }}
+{{- $root := index . 0 }}{{ $image := index . 1 }}
+{{- $tag := ternary $image.tag (default $root.Chart.AppVersion $image.tag) (not (empty $image.digest)) }}
+{{- with $root.Values.images.registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- with $tag }}:{{ . }}{{ end }}
+{{- with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{- /* Where daemons connect from, as a NetworkPolicy has it; nothing if that is everywhere. */}}
