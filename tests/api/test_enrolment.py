@@ -42,7 +42,7 @@ from kmm_cp.serving.token import AUDIENCE
 from kmm_daemon.app import ran
 from kmm_sandbox.kubeapi import Object
 from kmm_sandbox.pki import TRUST_DOMAIN
-from kmm_sandbox.programs import USER
+from kmm_sandbox.programs import GROUPS, USER
 from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.cluster import Cluster, running_cluster
@@ -51,12 +51,14 @@ from support.enrolled import (
     SECRET,
     Mounts,
     dialled_port,
+    enrolling_control_plane,
     hang_up,
     post,
     prepare_authority,
     running_enrolling,
     token,
 )
+from support.faultproxy import proxied
 from support.fleet import Fleet, eventually, running_fleet
 from support.kmmcp import KmmCp
 from support.serving import DEADLINE, dialled, report, request, watch
@@ -703,6 +705,34 @@ async def test_authority_that_somebody_spoilt_is_named_and_not_replaced(
         await one.keeper.look()
     one.keeper.signer()
     await asyncio.to_thread(empty_cluster.api.merge, SECRET, {"data": None})
+
+
+async def test_control_plane_whose_api_server_is_away_is_alive_and_ready_once_it_is_back(
+    plane: KmmCp, tmp_path: Path
+) -> None:
+    """A replica that has just started, and has no certificate to serve with yet."""
+    replica = enrolling_control_plane(plane.cluster, tmp_path)
+    replica.settings["replica"] = "early"
+    async with proxied(plane.cluster, tmp_path, user=USER, groups=GROUPS) as (proxy, kubeconfig):
+        replica.settings["kubeconfig"] = str(kubeconfig)
+        await proxy.down()
+
+        async def waiting() -> tuple[int, int]:
+            """Start it; return what the kubelet is answered while it waits."""
+            await asyncio.to_thread(replica.launch)
+            await eventually(lambda: asyncio.to_thread(replica.told, "no authority yet"))
+            return replica.probe("/healthz"), replica.probe("/readyz")
+
+        try:
+            assert await waiting() == (200, 503)
+            assert await asyncio.to_thread(replica.stop) == 0
+            replica.log.unlink()
+            assert await waiting() == (200, 503)
+            await proxy.up()
+            await eventually(lambda: asyncio.to_thread(replica.is_ready))
+            assert await asyncio.to_thread(replica.stop) == 0
+        finally:
+            replica.close()
 
 
 def test_secret_that_is_not_there_ends_kmm_cp_with_code_1_and_what_to_create(

@@ -159,12 +159,16 @@ class KmmCp:
 
     def is_ready(self) -> bool:
         """Tell whether /readyz says that its caches are synced."""
+        return self.probe("/readyz") == 200
+
+    def probe(self, path: str) -> int:
+        """Return the status that it answers a probe with; 0 if it does not answer."""
         assert self.process is not None
         self.process.require_alive()
         try:
-            return self._get("/readyz")[0] == 200
+            return self._get(path)[0]
         except OSError:
-            return False
+            return 0
 
     def _get(self, path: str) -> tuple[int, str]:
         host, _, port = str(self.settings["metrics_listen"]).rpartition(":")

@@ -43,7 +43,7 @@ class Enrolling:
         return timedelta(seconds=self.chosen.certificate_seconds)
 
     def port(self, caches: Caches, observer: Observer, daemons: DaemonPods) -> EnrolmentPort:
-        """Build the port; the authority has prepared its files."""
+        """Build the port; the keeper has prepared its files."""
         enrolment = Enrolment(
             pods=PodCache(caches.pods.store),
             tokens=TokenReviewer(self.client),
@@ -93,8 +93,8 @@ def tls_files(settings: Settings) -> TlsFiles:
     return TlsFiles(cert=settings.tls.cert, key=settings.tls.key, ca=settings.tls.ca)
 
 
-async def enrolling(client: KubeClient, settings: Settings, clock: Clock) -> Enrolling | None:
-    """Prepare our own authority, and with it our files; None where it is not asked for."""
+def enrolling(client: KubeClient, settings: Settings, clock: Clock) -> Enrolling | None:
+    """Build what keeps our own authority; None where it is not asked for."""
     chosen = settings.enrolment
     if chosen is None:
         return None
@@ -108,7 +108,6 @@ async def enrolling(client: KubeClient, settings: Settings, clock: Clock) -> Enr
         life=timedelta(seconds=chosen.certificate_seconds),
         clock=clock,
     )
-    await keeper.prepare()
     return Enrolling(settings=settings, chosen=chosen, client=client, keeper=keeper, clock=clock)
 
 

@@ -3,8 +3,11 @@
 import asyncio
 import logging
 import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 from kmm_common.clock import Clock, SleeplessClock, SystemClock
 from kmm_common.errors import KmmError
@@ -42,18 +45,86 @@ COMPONENT = "kmm"
 DRAIN_SECONDS = 2.0
 LAST_WRITES_SECONDS = 2.0
 
+T = TypeVar("T")
+
 
 async def run(file: SettingsFile[Settings]) -> None:
     """Run until SIGTERM or SIGINT; raises KmmError if it cannot start."""
-    settings = file.current
-    metrics = Metrics(version=version("kmm"))
+    settings, metrics = file.current, Metrics(version=version("kmm"))
     client = await KubeClient.connect(
         settings.kubeconfig, user_agent="kmm-cp", field_manager="kmm-cp", observer=metrics
     )
     try:
-        await _run(client, file, metrics)
+        base = _base(client, file, metrics)
+        enrolment = enrolling(client, settings, base.clock)
+        if enrolment and settings.metrics_tls:
+            # Probes may be answered with them, and are so before there is an authority.
+            await enrolment.keeper.stand_in()
+        # Before whatever waits for the API server: the kubelet ends what does not answer.
+        async with _monitored(settings, metrics, ready=base.synced.is_set):
+            await _run(base, enrolment)
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def _monitored(
+    settings: Settings, metrics: Metrics, *, ready: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """Answer to probes and Prometheus within."""
+    monitoring = MonitoringServer(
+        settings.metrics_listen,
+        exposition=metrics.exposition,
+        ready=ready,
+        tls=settings.metrics_tls,
+    )
+    await monitoring.start()
+    try:
+        yield
+    finally:
+        await monitoring.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What all parts are built on."""
+
+    client: KubeClient
+    file: SettingsFile[Settings]
+    metrics: Metrics
+    caches: Caches
+    events: EventRecorder
+    replica: str
+    clock: Clock
+    synced: asyncio.Event
+    """Set once all caches are."""
+
+    @property
+    def settings(self) -> Settings:
+        return self.file.current
+
+    @property
+    def namespace(self) -> str:
+        return self.settings.namespace
+
+
+def _base(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> _Base:
+    settings, clock = file.current, SystemClock()
+    return _Base(
+        client=client,
+        file=file,
+        metrics=metrics,
+        caches=build_caches(
+            client,
+            namespace=settings.namespace,
+            clock=clock,
+            owns_daemon=bool(settings.daemon_template),
+        ),
+        events=EventRecorder(client, component=COMPONENT, clock=clock),
+        replica=settings.replica or socket.gethostname(),
+        clock=clock,
+        synced=asyncio.Event(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,40 +139,43 @@ class _Parts:
     enrolment_port: EnrolmentPort | None
 
 
-async def _run(client: KubeClient, file: SettingsFile[Settings], metrics: Metrics) -> None:
-    settings = file.current
-    # First: it may have to make the certificates that everything else is served with.
-    enrolment = await enrolling(client, settings, SystemClock())
-    parts = _wired(client, file, metrics, enrolment)
-    monitoring = MonitoringServer(
-        settings.metrics_listen,
-        exposition=metrics.exposition,
-        ready=parts.manager.synced.is_set,
-        tls=settings.metrics_tls,
-    )
-    await monitoring.start()
-    try:
-        with listening("listen", settings.listen):
-            await parts.served.listener.start()
-        if enrolment and parts.enrolment_port:
-            await enrolment.open(parts.enrolment_port)
-        if settings.neighbours == "warn" or await _is_alone(parts.neighbours):
+async def _run(base: _Base, enrolment: Enrolling | None) -> None:
+    async with AsyncExitStack() as opened:
+        parts = await _unless_told_to_stop(_started(base, enrolment, opened))
+        if parts:
             await _until_stopped(parts)
-    finally:
-        if parts.enrolment_port:
-            await parts.enrolment_port.stop()
-        await monitoring.stop()
 
 
-async def _is_alone(neighbours: Neighbours) -> bool:
-    """Return when no other KMM is active; False if told to stop before that is known."""
-    looking = asyncio.create_task(neighbours.require_none(), name="neighbours")
-    await told_to_stop([looking])
-    if not looking.done():
-        looking.cancel()
-        return False
-    looking.result()
-    return True
+async def _started(base: _Base, enrolment: Enrolling | None, opened: AsyncExitStack) -> _Parts:
+    """Return what may run now, however long the API server is away. Raises KmmError.
+
+    `opened` is given what has to be closed, whatever comes of it.
+    """
+    settings = base.settings
+    if enrolment:
+        # First: it may have to make the certificates that daemons are served with.
+        await enrolment.keeper.prepare()
+    parts = _wired(base, enrolment)
+    with listening("listen", settings.listen):
+        await parts.served.listener.start()
+    opened.push_async_callback(parts.served.listener.stop)
+    if enrolment and parts.enrolment_port:
+        opened.push_async_callback(parts.enrolment_port.stop)
+        await enrolment.open(parts.enrolment_port)
+    if settings.neighbours == "refuse":
+        await parts.neighbours.require_none()
+    return parts
+
+
+async def _unless_told_to_stop(start: Coroutine[Any, Any, T]) -> T | None:
+    """Return what comes of a start; None if told to stop before that is known."""
+    starting = asyncio.create_task(start, name="start")
+    await told_to_stop([starting])
+    if starting.done():
+        return starting.result()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return None
 
 
 async def _until_stopped(parts: _Parts) -> None:
@@ -116,49 +190,10 @@ async def _until_stopped(parts: _Parts) -> None:
         parts.manager.stop()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
-    """What all parts are built on."""
-
-    client: KubeClient
-    file: SettingsFile[Settings]
-    metrics: Metrics
-    caches: Caches
-    events: EventRecorder
-    replica: str
-    clock: Clock
-
-    @property
-    def settings(self) -> Settings:
-        return self.file.current
-
-    @property
-    def namespace(self) -> str:
-        return self.settings.namespace
-
-
-def _wired(
-    client: KubeClient,
-    file: SettingsFile[Settings],
-    metrics: Metrics,
-    enrolment: Enrolling | None,
-) -> _Parts:
+def _wired(base: _Base, enrolment: Enrolling | None) -> _Parts:
     """Build everything; nothing runs yet."""
-    settings, clock = file.current, SystemClock()
-    base = _Base(
-        client=client,
-        file=file,
-        metrics=metrics,
-        caches=build_caches(
-            client,
-            namespace=settings.namespace,
-            clock=clock,
-            owns_daemon=bool(settings.daemon_template),
-        ),
-        events=EventRecorder(client, component=COMPONENT, clock=clock),
-        replica=settings.replica or socket.gethostname(),
-        clock=clock,
-    )
+    client, file, metrics = base.client, base.file, base.metrics
+    settings, clock = base.settings, base.clock
     observer, restoring = _observing(base)
     served = serving(
         client, base.caches, observer, settings=settings, replica=base.replica, clock=clock
@@ -189,7 +224,13 @@ def _wired(
         *_enrolment_services(enrolment, port),
     ]
     return _Parts(
-        manager=Manager(caches=base.caches.all(), services=services, work=candidate, clock=clock),
+        manager=Manager(
+            caches=base.caches.all(),
+            services=services,
+            work=candidate,
+            clock=clock,
+            synced=base.synced,
+        ),
         candidate=candidate,
         served=served,
         events=base.events,

@@ -38,14 +38,21 @@ class Manager:
     """Owns every task of the process."""
 
     def __init__(
-        self, *, caches: Sequence[Cache], services: Sequence[Service], work: Work, clock: Clock
+        self,
+        *,
+        caches: Sequence[Cache],
+        services: Sequence[Service],
+        work: Work,
+        clock: Clock,
+        synced: asyncio.Event,
     ) -> None:
+        """`synced` is set once all caches are."""
         self._caches = caches
         self._services = services
         self._work = work
         self._clock = clock
+        self._synced = synced
         self._stopping = asyncio.Event()
-        self.synced = asyncio.Event()
 
     def stop(self) -> None:
         """Let run() end: what is in progress is finished, then everything is cancelled."""
@@ -69,13 +76,13 @@ class Manager:
             if not cache.synced.is_set():
                 log(logger, logging.INFO, "waiting for a cache", resource=cache.name)
             await cache.synced.wait()
-        self.synced.set()
+        self._synced.set()
         log(logger, logging.INFO, "caches synced")
         await self._work.run()
 
     async def _end(self, working: asyncio.Task[None]) -> None:
         self._work.stop()
-        if not self.synced.is_set():
+        if not self._synced.is_set():
             working.cancel()
         _, pending = await asyncio.wait([working], timeout=END_SECONDS)
         for task in pending:

@@ -84,6 +84,10 @@ class Listener:
         await self._last_words()
         await self._server.finish()
 
+    async def stop(self) -> None:
+        """Close the port and every connection, with or without drain() before."""
+        await self._server.finish()
+
     async def _last_words(self) -> None:
         """Let the streams that have ended tell their daemons so."""
         told = asyncio.Event()

@@ -38,11 +38,16 @@ class World:
     caches: list[Part] = field(default_factory=lambda: [Part("modules"), Part("nodes")])
     service: Part = field(default_factory=lambda: Part("service"))
     work: Work = field(default_factory=Work)
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
     manager: Manager = field(init=False)
 
     def __post_init__(self) -> None:
         self.manager = Manager(
-            caches=self.caches, services=[self.service], work=self.work, clock=self.clock
+            caches=self.caches,
+            services=[self.service],
+            work=self.work,
+            clock=self.clock,
+            synced=self.synced,
         )
 
     def sync(self) -> None:
@@ -66,11 +71,11 @@ async def test_work_waits_for_every_cache() -> None:
         world.caches[0].synced.set()
         await rest()
         assert not world.work.begun
-        assert not world.manager.synced.is_set()
+        assert not world.synced.is_set()
         world.caches[1].synced.set()
         await rest()
         assert world.work.begun
-        assert world.manager.synced.is_set()
+        assert world.synced.is_set()
         world.work.gate.set()
 
 
