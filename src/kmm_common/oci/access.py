@@ -1,6 +1,7 @@
 """How a registry is reached and who asks."""
 
 import contextlib
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from kmm_common.desired import RegistryTLS
 from kmm_common.oci.challenge import FetchToken, GiveUp, SendBasic, answer
 from kmm_common.oci.client import AccessRefusedError
 from kmm_common.oci.credentials import RegistryCredential
+from kmm_common.oci.errors import UnreachableError
 from kmm_common.oci.reference import ImageReference
 from kmm_common.oci.transport import Timeouts
 
@@ -31,6 +33,18 @@ class Access:
         if self.tls.insecure_skip_tls_verify:
             return False
         return str(self.ca_file) if self.ca_file else True
+
+    def require_authorities(self) -> None:
+        """Raise UnreachableError, which names `ca_file`, if it is needed and of no use."""
+        if self.ca_file is None or self.tls.insecure or self.tls.insecure_skip_tls_verify:
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_file)
+        except OSError as error:
+            raise UnreachableError(
+                f"registry_ca: {self.ca_file} cannot be used ({error.strerror}); it must be a PEM"
+                " file of certificate authorities"
+            ) from error
 
     def base(self, reference: ImageReference) -> str:
         """Return scheme://host[:port] of an image's registry."""

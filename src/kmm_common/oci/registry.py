@@ -21,7 +21,11 @@ class _Registry(Registry):  # type: ignore[misc]
 def connect(
     reference: ImageReference, access: Access, cancellation: Cancellation
 ) -> Iterator[Client]:
-    """Open a fresh client: oras's are not thread-safe, and remember who they asked for."""
+    """Open a fresh client: oras's are not thread-safe, and remember who they asked for.
+
+    Raises UnreachableError where `registry_ca` is of no use; requests would not name the file.
+    """
+    access.require_authorities()
     base = access.base(reference)
     registry = _Registry(insecure=access.tls.insecure, tls_verify=access.verify)
     registry.auth = Authenticator(registry.auth, registry.session, base, access)

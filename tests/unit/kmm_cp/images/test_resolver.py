@@ -16,6 +16,8 @@ from kmm_common.oci.errors import (
 )
 from kmm_cp.images.resolver import DigestResolver
 from support.badregistry import BadRegistry, other, stalled, status
+from support.connectproxy import ConnectProxy
+from support.privateregistry import NAME, PrivateRegistry, running_private_registry
 
 PLAIN = RegistryTLS(insecure=True)
 DIGEST = f"sha256:{'a' * 64}"
@@ -24,6 +26,12 @@ DIGEST = f"sha256:{'a' * 64}"
 @pytest.fixture
 async def registry() -> AsyncIterator[BadRegistry]:
     async with BadRegistry().run() as running:
+        yield running
+
+
+@pytest.fixture
+async def private(tmp_path) -> AsyncIterator[PrivateRegistry]:
+    async with running_private_registry(tmp_path) as running:
         yield running
 
 
@@ -97,3 +105,55 @@ async def test_tls_is_spoken_unless_the_module_says_otherwise(registry):
 async def test_what_is_no_image_is_refused():
     with pytest.raises(InvalidReferenceError):
         await DigestResolver().resolve("team/Upper:1", tls=PLAIN)
+
+
+async def test_a_registry_of_an_authority_that_is_known_is_believed(private, tmp_path):
+    digest = private.registry.push("team/m", "1", [])
+    resolver = DigestResolver(ca_file=private.ca_file(tmp_path))
+    found = await resolver.resolve(f"{private.registry.host}/team/m:1", tls=RegistryTLS())
+    assert found == digest
+
+
+async def test_authorities_are_read_anew_at_every_look_up(private, tmp_path):
+    digest = private.registry.push("team/m", "1", [])
+    image, ca_file = f"{private.registry.host}/team/m:1", tmp_path / "registry-ca.pem"
+    resolver = DigestResolver(ca_file=ca_file)
+    for content in (None, b"", b"no certificate"):
+        if content is not None:
+            ca_file.write_bytes(content)
+        with pytest.raises(UnreachableError, match=r"registry_ca: .*/registry-ca\.pem"):
+            await resolver.resolve(image, tls=RegistryTLS())
+    private.ca_file(tmp_path)
+    assert await resolver.resolve(image, tls=RegistryTLS()) == digest
+
+
+async def test_authorities_of_no_use_are_no_matter_where_no_certificate_is_checked(
+    private, registry, tmp_path
+):
+    resolver = DigestResolver(ca_file=tmp_path / "missing.pem")
+    careless = RegistryTLS(insecure_skip_tls_verify=True)
+    for reached, tls in ((registry, PLAIN), (private.registry, careless)):
+        digest = reached.push("team/m", "1", [])
+        assert await resolver.resolve(f"{reached.host}/team/m:1", tls=tls) == digest
+
+
+async def test_a_registry_is_asked_through_the_proxy_of_the_environment(
+    private, tmp_path, monkeypatch
+):
+    digest = private.registry.push("team/m", "1", [])
+    resolver = DigestResolver(ca_file=private.ca_file(tmp_path))
+    async with ConnectProxy(target_port=private.registry.port).run() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+        assert await resolver.resolve(f"{NAME}/team/m:1", tls=RegistryTLS()) == digest
+        assert proxy.asked == [f"{NAME}:443"]
+        here = f"{private.registry.host}/team/m:1"
+        assert await resolver.resolve(here, tls=RegistryTLS()) == digest
+        assert len(proxy.asked) == 1
+
+
+async def test_a_registry_without_tls_is_asked_through_its_own_proxy(registry, monkeypatch):
+    digest = registry.push("team/m", "1", [])
+    # It takes what a proxy is sent for plain HTTP: the whole URL in place of the path.
+    monkeypatch.setenv("HTTP_PROXY", f"http://{registry.host}")
+    assert await DigestResolver().resolve(f"{NAME}/team/m:1", tls=PLAIN) == digest

@@ -1,5 +1,4 @@
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,32 +8,27 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, RegistryTLS
 from kmm_daemon.images.limits import PullLimits
 from kmm_daemon.values import StepError
-from kmm_sandbox.pki import Authority, Identity
 from support.badregistry import BadRegistry, redirect, stalled
 from support.images import module_for
 from support.imagestore import Node
 from support.layers import layer, module
+from support.privateregistry import PrivateRegistry, running_private_registry
 
 
 @pytest.fixture
-def authority() -> Authority:
-    return Authority("registries")
-
-
-@pytest.fixture
-async def registry(authority, tmp_path: Path) -> AsyncIterator[BadRegistry]:
-    credential = authority.issue(Identity(common_name="registry", hosts=["127.0.0.1"], server=True))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*credential.write(tmp_path, "registry"))
-    async with BadRegistry().run(context) as running:
+async def private(tmp_path: Path) -> AsyncIterator[PrivateRegistry]:
+    async with running_private_registry(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def ca_file(authority, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    path.write_bytes(authority.credential.cert_pem)
-    return path
+def registry(private: PrivateRegistry) -> BadRegistry:
+    return private.registry
+
+
+@pytest.fixture
+def ca_file(private: PrivateRegistry, tmp_path: Path) -> Path:
+    return private.ca_file(tmp_path)
 
 
 @pytest.fixture
@@ -57,6 +51,15 @@ async def test_a_registry_whose_authority_is_unknown_is_refused(tmp_path, regist
         await images.prepare(wanted)
     assert caught.value.reason == Reason.IMAGE_PULL_FAILED
     assert "certificate" in str(caught.value)
+    assert registry.seen == []
+
+
+async def test_file_of_authorities_that_is_of_no_use_is_named(tmp_path, registry, wanted):
+    images = Node(tmp_path / "kmm").store(ca_file=tmp_path / "missing.pem")
+    await images.open()
+    with pytest.raises(StepError, match=r"registry_ca: .*/missing\.pem .*No such file") as caught:
+        await images.prepare(wanted)
+    assert caught.value.reason == Reason.IMAGE_PULL_FAILED
     assert registry.seen == []
 
 

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 
 from kmm_common.api.names import Reason
-from kmm_common.desired import DesiredModule, ModuleRef
+from kmm_common.desired import DesiredModule, ModuleRef, RegistryTLS
 from kmm_common.errors import TerminalError, TransientError
 from kmm_common.oci.credentials import RegistryCredential
 from kmm_daemon.images.worker import ImagePlace, ImageWorker
 from kmm_daemon.values import StepError
 from support.badregistry import BadRegistry, stalled
+from support.connectproxy import ConnectProxy
 from support.images import listing, module_for
 from support.imagestore import Secrets
 from support.layers import MODULES, layer, module
+from support.privateregistry import NAME, running_private_registry
 
 LAYERS = [layer(module(content=b"kernel object"))]
 GIVEN = (RegistryCredential(registry="127.0.0.1:*", username="robot", password="s3cret"),)
@@ -38,10 +40,15 @@ class Daemon:
         self.needed: list[DesiredModule] = []
         self.worker = self.worker_with()
 
-    def worker_with(self, program: Sequence[str] = (), silence: float = DEADLINE) -> ImageWorker:
+    def worker_with(
+        self,
+        program: Sequence[str] = (),
+        silence: float = DEADLINE,
+        registry_ca: Path | None = None,
+    ) -> ImageWorker:
         options: dict[str, Any] = {"program": program} if program else {}
         return ImageWorker(
-            ImagePlace(directory=self.directory, max_bytes=2**30),
+            ImagePlace(directory=self.directory, max_bytes=2**30, registry_ca=registry_ca),
             secrets=self.secrets,
             needed=lambda: self.needed,
             silence_seconds=silence,
@@ -113,6 +120,21 @@ async def test_image_that_is_here_needs_no_worker(daemon, pushed) -> None:
     async with again.running() as images:
         assert await images.prepare(pushed) == first
         assert workers() == []
+
+
+async def test_worker_takes_the_daemons_proxy_and_authorities(
+    daemon, tmp_path, monkeypatch
+) -> None:
+    async with (
+        running_private_registry(tmp_path) as private,
+        ConnectProxy(target_port=private.registry.port).run() as proxy,
+    ):
+        digest = private.registry.push("team/m", "1", LAYERS)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        wanted = module_for(f"{NAME}/team/m:1", image_digest=digest, registry_tls=RegistryTLS())
+        async with daemon.running(registry_ca=private.ca_file(tmp_path)) as images:
+            assert (await images.prepare(wanted)).digest == digest
+        assert set(proxy.asked) == {f"{NAME}:443"}
 
 
 async def test_tag_without_a_digest_is_resolved_by_the_worker(daemon, registry, pushed) -> None:
