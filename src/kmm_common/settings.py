@@ -52,6 +52,9 @@ class ProgramSettings(Strict):
     """text for people, json for programs."""
     log_level: Annotated[Literal["info", "warning", "error"], RELOADABLE] = "info"
     """The lowest level that is logged; above info, steps of nodes and Modules are left out."""
+    registry_ca: Path | None = None
+    """PEM file of certificate authorities for registries, instead of the system's; read anew at
+    every connection."""
 
 
 class MetricsTlsSettings(Strict):

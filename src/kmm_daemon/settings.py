@@ -58,8 +58,6 @@ class Settings(ProgramSettings):
     """The host's firmware directory, at the same path for kernel and daemon."""
     module_trees: tuple[Path, ...] = (Path("/lib/modules"), Path("/usr/lib/modules"))
     """Where the host keeps <kernel>/modules.builtin, modules.symbols and modules of its own."""
-    registry_ca: Path | None = None
-    """PEM file of certificate authorities for registries, instead of the system's."""
     image_cache_bytes: Annotated[int, Field(ge=64 * 2**20)] = 10 * 2**30
     """How much the images of Modules that are not desired any more may take."""
     image_user: Annotated[int, Field(ge=1, lt=2**32 - 1)] = 65532

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from kmm_common.clock import Clock
 from kmm_cp.images.pins import Pins
@@ -117,11 +118,12 @@ def control(
     rules: Callable[[], Rules],
     metrics: Metrics,
     clock: Clock,
+    registry_ca: Path | None,
     daemon: Wish | None = None,
 ) -> Control:
     """Build everything for one term; nothing runs yet, and nothing listens."""
     pins = Pins(
-        resolver=DigestResolver(),
+        resolver=DigestResolver(ca_file=registry_ca),
         secrets=SecretReader(client),
         clock=clock,
         # Late: the triggers need the queues of the controllers that plan with the pins.

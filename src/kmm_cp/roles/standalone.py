@@ -286,6 +286,7 @@ def _candidate(base: _Base, served: Serving) -> Candidate:
             rules=lambda: rules_of(base.file.current),
             metrics=base.metrics,
             clock=base.clock,
+            registry_ca=base.settings.registry_ca,
             daemon=wish_of(base.settings),
         )
         terms[:] = [term]

@@ -1,5 +1,6 @@
 """That what the caches bring reaches whom it concerns."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from kmm_common.api import names
 from kmm_common.api.nodemodulesstate import NodeStatus, spec_hash, spec_to_json
-from kmm_common.desired import DesiredModule, ModuleState
+from kmm_common.desired import DesiredModule, ModuleState, RegistryTLS
 from kmm_cp.images.pins import Pins
-from kmm_cp.policy.digests import Pinned
+from kmm_cp.policy.digests import Pending, Pinned
 from kmm_cp.roles.caches import Caches, caches
 from kmm_cp.roles.control import Control, control
 from kmm_cp.roles.metrics import Metrics
@@ -22,6 +23,7 @@ from kmm_cp.settings import Settings
 from support.certificates import Certificates, pod_of
 from support.kubecalls import EventCalls, KubeCalls
 from support.policy import DIGEST, KERNEL, entry
+from support.privateregistry import running_private_registry
 from support.serving import World
 from support.virtualclock import VirtualClock
 
@@ -65,7 +67,7 @@ class Replica:
         )
         self.leading = self.term()
 
-    def term(self) -> Control:
+    def term(self, registry_ca: Path | None = None) -> Control:
         """Return what it runs when it leads."""
         return control(
             self.client,
@@ -76,6 +78,7 @@ class Replica:
             rules=lambda: rules_of(self.settings),
             metrics=self.metrics,
             clock=self.clock,
+            registry_ca=registry_ca,
         )
 
     def queued(self, term: Control | None = None) -> set[str]:
@@ -201,3 +204,19 @@ async def test_digest_that_a_daemon_found_out_is_pinned(replica: Replica) -> Non
     pins: Pins = replica.leading.pins
     replica.caches.states.observe(told)
     assert pins(UNRESOLVED) == Pinned(DIGEST)
+
+
+async def test_digests_are_asked_for_with_the_authorities_of_registries_that_are_set(
+    replica: Replica, tmp_path: Path
+) -> None:
+    async with running_private_registry(tmp_path) as private:
+        digest = private.registry.push("team/m", "1", [])
+        image = f"{private.registry.host}/team/m:1"
+        wanted = entry(digest="", image=image, registry_tls=RegistryTLS())
+        pins = replica.term(registry_ca=private.ca_file(tmp_path)).pins
+        looking_up = asyncio.create_task(pins.run())
+        async with asyncio.timeout(10):
+            while isinstance(found := pins(wanted), Pending):
+                await asyncio.sleep(0.01)
+        looking_up.cancel()
+    assert found == Pinned(digest)
