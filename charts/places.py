@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import kmm_cp.settings
+import kmm_daemon.settings
 from charts.template import Block, Entry, Inline, Mapping, With
 
 CERT_MANAGER = 'eq .Values.certificates.mode "certManager"'
@@ -62,7 +64,7 @@ class Place:
         root.entries.insert(position, Entry(self.node, last))
 
 
-def _pod(key: tuple[str, str], value: str, container: str) -> list[Place]:
+def _pod(key: tuple[str, str], value: str, container: str, prefix: str) -> list[Place]:
     kind, name = key
     pod = PODS[key]
     inside = f"{pod}.containers.{container}"
@@ -70,17 +72,27 @@ def _pod(key: tuple[str, str], value: str, container: str) -> list[Place]:
     def place(path: str, node: Any) -> Place:
         return Place(kind=kind, name=name, path=path, node=node)
 
+    setting = f'include "kmm.registryCA.setting" (dict "values" .Values "prefix" "{prefix}")'
     image = f'include "kmm.image" (list $ .Values.images.{value}) | quote'
     return [
         place(f"{inside}.image", Inline(image)),
         place(f"{inside}.imagePullPolicy", With(".Values.images.pullPolicy", inline=True)),
+        place(f"{inside}.env.+", With(f"{setting} | fromYamlArray")),
+        place(f"{inside}.env.+", _list("kmm.proxy")),
+        place(f"{inside}.volumeMounts.+", _list("kmm.registryCA.mount")),
         place(f"{inside}.resources", With(f".Values.{value}.resources")),
         place(f"{pod}.imagePullSecrets", With(".Values.images.pullSecrets")),
         place(f"{pod}.nodeSelector", With(f".Values.{value}.nodeSelector")),
         place(f"{pod}.priorityClassName", With(f".Values.{value}.priorityClassName", inline=True)),
         place(f"{pod}.tolerations", With(f".Values.{value}.tolerations")),
         place(f"{pod}.affinity", With(f".Values.{value}.affinity")),
+        place(f"{pod}.volumes.+", _list("kmm.registryCA.volume")),
     ]
+
+
+def _list(template: str) -> With:
+    """Return the items that a template of _helpers.tpl gives, if any."""
+    return With(f'include "{template}" . | fromYamlArray')
 
 
 def _policy(name: str, path: str, node: With | Block) -> Place:
@@ -107,8 +119,8 @@ def _probe(name: str) -> Place:
 
 
 PLACES = [
-    *_pod(("Deployment", "kmm-cp"), "controlPlane", "kmm-cp"),
-    *_pod(("PodTemplate", "kmm-daemon"), "daemon", "daemon"),
+    *_pod(("Deployment", "kmm-cp"), "controlPlane", "kmm-cp", kmm_cp.settings.PREFIX),
+    *_pod(("PodTemplate", "kmm-daemon"), "daemon", "daemon", kmm_daemon.settings.PREFIX),
     Place(
         kind="PodTemplate",
         name="kmm-daemon",
@@ -135,11 +147,7 @@ PLACES = [
         path="data/daemon.json",
         node=Block('include "kmm.settings.daemon" .', literal=True),
     ),
-    _policy(
-        "kmm-cp-daemons",
-        "spec.ingress.0.from",
-        With('include "kmm.nodes" . | fromYamlArray'),
-    ),
+    _policy("kmm-cp-daemons", "spec.ingress.0.from", _list("kmm.nodes")),
     _policy(
         "kmm-cp-metrics",
         "spec.ingress.0.from",

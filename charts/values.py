@@ -100,6 +100,32 @@ class Images(Strict):
     """The image of kmm-daemon."""
 
 
+class RegistryCA(Strict):
+    """What certificates of registries must be signed by, for both programs."""
+
+    configMap: Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")] = ""
+    """A ConfigMap of the release's namespace, with authorities as PEM, which hold instead of the
+    system's, and whatever settings say of registry_ca. The system's hold if empty."""
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$")] = "ca.crt"
+    """Where in it."""
+
+
+ProxyURL = Annotated[str, Field(pattern=r"^(https?://[^\s/@?#]+/?)?$")]
+"""Without user and password: what is in an object is no secret."""
+
+
+class Proxy(Strict):
+    """Through which both programs ask registries."""
+
+    httpsProxy: ProxyURL = ""
+    """For registries with TLS, such as http://proxy.example:3128, without a password; none if
+    empty."""
+    httpProxy: ProxyURL = ""
+    """The same for those without TLS."""
+    noProxy: tuple[Annotated[str, Field(pattern=r"^[^\s,]+$")], ...] = ()
+    """Hosts, domains and CIDRs that are asked without; the API server is anyway."""
+
+
 class Toleration(Strict):
     """As in a Pod."""
 
@@ -274,6 +300,10 @@ class Values(Strict):
 
     images: Images = Images()
     """Which images run."""
+    registryCA: RegistryCA = RegistryCA()
+    """What certificates of registries must be signed by, for both programs."""
+    proxy: Proxy = Proxy()
+    """Through which both programs ask registries."""
     controlPlane: ControlPlane = ControlPlane()
     """The Deployment kmm-cp."""
     daemon: Daemon = Daemon()

@@ -43,6 +43,9 @@ WHOLE = {"namespace": {"create": True}}
 APP_VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 MONITORING = yaml.safe_load(yaml_block(INSTALL, "serviceMonitor:"))
 """Values by which it gives all that the components do, as the docs show them."""
+AUTHORITY = yaml.safe_load(yaml_block(INSTALL, "registryCA:"))
+PROXY = yaml.safe_load(yaml_block(INSTALL, "noProxy:"))
+"""Values for a registry with an authority of its own, and for one behind a proxy, there as well."""
 
 
 @pytest.fixture
@@ -180,6 +183,14 @@ def test_chart_is_well_made(helm: Helm, mode: str) -> None:
             {"daemon": {"resources": {"limits": {"memory": "1 GB"}}}},
             "at '/daemon/resources/limits/memory'",
         ),
+        ({"registryCA": {"name": "registry-ca"}}, "additional properties 'name' not allowed"),
+        ({"registryCA": {"configMap": "Registry_CA"}}, "at '/registryCA/configMap': 'Registry_CA'"),
+        ({"proxy": {"httpsProxy": "proxy.example:3128"}}, "at '/proxy/httpsProxy'"),
+        (
+            {"proxy": {"httpsProxy": "http://user:s3cret@proxy.example:3128"}},
+            "at '/proxy/httpsProxy'",
+        ),
+        ({"proxy": {"noProxy": ["a.example,b.example"]}}, "at '/proxy/noProxy/0'"),
         ({"networkPolicy": {"nodeCIDRs": ["10.0.0.1"]}}, "at '/networkPolicy/nodeCIDRs/0'"),
         (
             {"controlPlane": {"settings": {"tolerated_failure": "1"}}},
@@ -271,6 +282,18 @@ def test_every_value_of_the_docs_reaches_its_objects(helm: Helm) -> None:
         assert settings["log_format"] == "json"
 
 
+@pytest.mark.parametrize(("overlay", "mode"), MODES.items())
+@pytest.mark.parametrize(("values", "patch"), [(AUTHORITY, "_REGISTRY_CA"), (PROXY, "HTTPS_PROXY")])
+def test_values_for_a_registry_give_what_the_patches_of_the_docs_do(
+    helm: Helm, tmp_path: Path, overlay: str, mode: str, values: dict[str, Any], patch: str
+) -> None:
+    ours = os.path.relpath(OVERLAYS / overlay, tmp_path.resolve())
+    patched = {"resources": [ours], "patches": yaml.safe_load(yaml_block(INSTALL, patch))}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(patched))
+    made = by_id(helm.template({**WHOLE, **values, "certificates": {"mode": mode}}))
+    assert made == by_id(kustomized(tmp_path))
+
+
 def test_seccomp_profile_of_another_place_is_the_one_that_the_daemon_asks_for(helm: Helm) -> None:
     place = "operator/kmm-daemon.json"
     made = by_id(helm.template({"daemon": {"seccompProfile": place}}))
@@ -294,7 +317,7 @@ def test_labels_by_which_a_prometheus_selects_reach_what_it_selects(helm: Helm) 
 def test_server_takes_what_helm_prints_strictly_and_an_upgrade_changes_what_it_should(
     cluster: Cluster, helm: Helm, overlay: str, mode: str
 ) -> None:
-    values = {**WHOLE, "certificates": {"mode": mode}}
+    values = {**WHOLE, **AUTHORITY, **PROXY, "certificates": {"mode": mode}}
     first = Installation(cluster=cluster, overlay=overlay, manifest=helm.template(values))
     with installed(first):
         before = specs(cluster, first)

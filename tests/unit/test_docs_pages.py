@@ -222,6 +222,62 @@ def test_patches_for_a_pull_secret_reach_the_pods_of_both_programs(tmp_path: Pat
     }
 
 
+def patched(containing: str, directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the objects of the overlay of install.md with the patches that have a text in them."""
+    page = DOCS / "how-to/install.md"
+    (overlay,) = [block for block in kustomizations(page) if "patches:" in block]
+    (patches,) = [block for block in blocks(page) if containing in block]
+    objects = rendered(overlay + textwrap.indent(patches, "  "), directory)
+    return {(one["kind"], one["metadata"]["name"]): one for one in objects}
+
+
+def both_pods(objects: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    owners = (objects["Deployment", "kmm-cp"]["spec"], objects["PodTemplate", "kmm-daemon"])
+    return [owner["template"]["spec"] for owner in owners]
+
+
+def test_patches_for_an_authority_of_registries_have_both_programs_read_what_is_mounted(
+    tmp_path: Path,
+) -> None:
+    objects = patched("_REGISTRY_CA", tmp_path)
+    (command,) = [
+        command.words
+        for command in commands(DOCS / "how-to/install.md")
+        if "configmap" in command.words
+    ]
+    source, key = command[-2], command[-1].removeprefix("--from-file=").partition("=")[0]
+    for name, settings, pod in zip(
+        ("kmm-cp", "kmm-daemon"),
+        (kmm_cp.settings, kmm_daemon.settings),
+        both_pods(objects),
+        strict=True,
+    ):
+        (file,) = objects["ConfigMap", name]["data"].values()
+        (tmp_path / "settings").write_text(file)
+        (container,) = pod["containers"]
+        variables = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+        read = settings.load(tmp_path / "settings", variables)
+        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+        (volume,) = [one for one in pod["volumes"] if one["name"] == "registry-ca"]
+        assert volume["configMap"]["name"] == source
+        (item,) = volume["configMap"]["items"]
+        assert item["key"] == key
+        assert str(read.registry_ca) == f"{mounts['registry-ca']}/{item['path']}"
+
+
+def test_patches_for_a_proxy_reach_both_programs_and_open_its_port(tmp_path: Path) -> None:
+    objects = patched("HTTPS_PROXY", tmp_path)
+    (told,) = {
+        tuple(one["value"] for one in pod["containers"][0]["env"] if "PROXY" in one["name"])
+        for pod in both_pods(objects)
+    }
+    proxy, exceptions = told
+    # Without it the API server would be asked through the proxy.
+    assert exceptions.startswith("$(KUBERNETES_SERVICE_HOST),")
+    ports = objects["NetworkPolicy", "kmm-cp-egress"]["spec"]["egress"][0]["ports"]
+    assert {"port": int(proxy.rpartition(":")[2]), "protocol": "TCP"} in ports
+
+
 def test_another_authority_is_as_the_first_and_the_issuer_signs_with_it(tmp_path: Path) -> None:
     (overlay,) = kustomizations(CERTIFICATES)
     (patch,) = [block for block in blocks(CERTIFICATES) if "kind: Issuer" in block]

@@ -29,3 +29,51 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
       kubernetes.io/metadata.name: {{ . | quote }}
 {{- end }}
 {{- end }}
+
+{{- /* The authorities of registries as a file of both Pods; nothing if there are none. */}}
+{{- define "kmm.registryCA.volume" -}}
+{{- with .Values.registryCA }}
+{{- if .configMap }}
+- name: registry-ca
+  configMap:
+    name: {{ .configMap | quote }}
+    items:
+      - key: {{ .key | quote }}
+        path: ca.crt
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "kmm.registryCA.mount" -}}
+{{- if .Values.registryCA.configMap }}
+- name: registry-ca
+  mountPath: /etc/kmm-registry-ca
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- /* The same as the setting of a program, of a dict with `values` and `prefix`; in JSON, for which no daemon loads PyYAML. */}}
+{{- define "kmm.registryCA.setting" -}}
+{{- if .values.registryCA.configMap }}
+- name: {{ .prefix }}REGISTRY_CA
+  value: '"/etc/kmm-registry-ca/ca.crt"'
+{{- end }}
+{{- end }}
+
+{{- /* Proxies as variables of both programs; nothing if there are none. The API server is asked without. */}}
+{{- define "kmm.proxy" -}}
+{{- with .Values.proxy }}
+{{- with .httpsProxy }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .httpProxy }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- if or .httpsProxy .httpProxy }}
+- name: NO_PROXY
+  value: {{ prepend .noProxy "$(KUBERNETES_SERVICE_HOST)" | join "," | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
