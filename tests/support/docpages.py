@@ -12,10 +12,21 @@ OTHER_RESOURCES = frozenset(
     (
         *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
         *("clusterrolebinding", "configmap", "crd", "daemonset", "deployment", "namespace"),
+        *(
+            "daemonsets",
+            "validatingwebhookconfigurations",
+            "networkpolicy",
+            "service",
+            "podtemplate",
+        ),
+        *("poddisruptionbudget", "validatingadmissionpolicybinding", "validatingadmissionpolicy"),
+        *("clusterrole", "role", "serviceaccount"),
         *("events", "node", "nodes", "pod", "pods", "rolebinding", "secret"),
     )
 )
 """Of Kubernetes and of cert-manager, as pages name them."""
+UPSTREAM_RESOURCES = frozenset(("nodemodulesconfigs", "preflightvalidations"))
+"""Of upstream KMM, which its users come from."""
 
 
 def table_rows(page: Path) -> list[dict[str, str]]:
@@ -43,4 +54,4 @@ def resources() -> frozenset[str]:
     for definition in (crd.module(), crd.node_modules_state()):
         names = definition["spec"]["names"]
         ours |= {names["plural"], names["singular"], *names.get("shortNames", ())}
-    return OTHER_RESOURCES | ours
+    return OTHER_RESOURCES | UPSTREAM_RESOURCES | ours
