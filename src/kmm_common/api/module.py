@@ -122,7 +122,7 @@ class ModprobeSpec(ApiModel):
     module_name: KernelModuleName = ""
     """Name of the kernel module; required unless rawArgs is set."""
     parameters: Arguments = ()
-    """Module parameters, name=value."""
+    """Module parameters, name=value. Files of modprobe.d are not read."""
     dir_name: DirPath = "/opt"
     """Directory of the image that holds lib/modules/<kernel>."""
     args: ModprobeArgs | None = None
