@@ -146,28 +146,42 @@ class Firmware:
         return self._search_path.read_text().strip()
 
     def _refuse_foreign_search_path(self) -> None:
-        if self._current_search_path() not in (None, "", str(self._directory)):
-            message = (
-                f"the kernel looks for firmware in {self._current_search_path()}, which somebody "
-                f"else has set (firmware_class.path), not in {self._directory}: "
-                "set the daemon's firmware directory to that, and mount it into its Pod"
-            )
-            raise StepError(_firmware_failure(message))
+        current = self._current_search_path()
+        if current is None or _adds_nothing(current) or self._is_ours(current):
+            return
+        message = (
+            f"the kernel looks for firmware in {current}, which somebody "
+            f"else has set (firmware_class.path), not in {self._directory}: "
+            "set the daemon's firmware directory to that, and mount it into its Pod"
+        )
+        raise StepError(_firmware_failure(message))
+
+    def _is_ours(self, search_path: str) -> bool:
+        return Path(search_path) == self._directory
 
     def _point_kernel_here(self, ledger: Ledger, boot_id: str) -> None:
-        if self._current_search_path() == "":
-            mine = SearchPath(before="", boot_id=boot_id)
-            self._ledger.write(replace(ledger, search_path=mine))
-            self._search_path.write_text(str(self._directory))
+        current = self._current_search_path()
+        if current is None or not _adds_nothing(current):
+            return
+        mine = SearchPath(before=current, boot_id=boot_id)
+        self._ledger.write(replace(ledger, search_path=mine))
+        self._search_path.write_text(str(self._directory))
+        if current:
+            log(logger, logging.INFO, "firmware search path taken over", before=current)
 
     def _give_back_search_path(self, ledger: Ledger, boot_id: str) -> Ledger:
         mine = ledger.search_path
         if mine is None or ledger.files:
             return ledger
-        if mine.boot_id == boot_id and self._current_search_path() == str(self._directory):
+        if mine.boot_id == boot_id and self._is_ours(self._current_search_path() or ""):
             # The kernel takes no write of nothing: a NUL is an empty text.
             self._search_path.write_text(mine.before or "\0")
         return replace(ledger, search_path=None)
+
+
+def _adds_nothing(search_path: str) -> bool:
+    """Tell whether the kernel looks there without being told: upstream KMM says so all the same."""
+    return not search_path or Path(search_path) in KERNELS_OWN
 
 
 def _shipment(module: DesiredModule, image: ReadyImage) -> Shipment:

@@ -131,11 +131,36 @@ async def test_search_path_of_somebody_else_is_left(world: World):
     assert world.search_path.read_text() == "/opt/fw\n"
 
 
-async def test_search_path_that_was_right_before_stays(world: World):
-    world.search_path.write_text(f"{world.directory}\n")
+@pytest.mark.parametrize(
+    "searched_anyway",
+    ["/lib/firmware", "/lib/firmware\n", "/lib/firmware/\n", "/lib/firmware/updates"],
+)
+async def test_search_path_that_adds_nothing_is_replaced_until_the_last_module_has_gone(
+    world: World, searched_anyway
+):
+    """As upstream KMM leaves it on each node."""
+    world.search_path.write_text(searched_anyway)
+    await world.install(A, world.image("a", f="1"))
+    await world.install(B, world.image("b", g="2"))
+    assert world.search_path.read_text() == str(world.directory)
+    await world.remove(A)
+    assert world.search_path.read_text() == str(world.directory)
+    await world.remove(B)
+    assert world.search_path.read_text() == searched_anyway.strip()
+
+
+async def test_search_path_below_one_that_adds_nothing_is_left(world: World):
+    world.search_path.write_text("/lib/firmware/acme\n")
+    with pytest.raises(StepError, match="looks for firmware in /lib/firmware/acme"):
+        await world.install(A, world.image("a", f="1"))
+
+
+@pytest.mark.parametrize("end", ["\n", "/\n"])
+async def test_search_path_that_was_right_before_stays(world: World, end):
+    world.search_path.write_text(f"{world.directory}{end}")
     await world.install(A, world.image("a", f="1"))
     await world.remove(A)
-    assert world.search_path.read_text() == f"{world.directory}\n"
+    assert world.search_path.read_text() == f"{world.directory}{end}"
 
 
 async def test_search_path_of_another_boot_is_not_given_back(world: World):
