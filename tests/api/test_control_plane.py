@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from kmm_common.desired import ModuleRef
-from support.fleet import Fleet, eventually
+from support.fleet import KMM, Fleet, eventually
 from support.simnode import SimNode
 
 
@@ -164,6 +164,25 @@ async def test_restarted_daemon_reloads_nothing(fleet: Fleet) -> None:
     await fleet.loaded()
     assert node.kernel.loads(fleet.ref()) == 1
     assert node.kernel.unloads(fleet.ref()) == 0
+
+
+async def test_deleted_module_names_the_finalizers_of_others_until_they_are_gone(
+    fleet: Fleet,
+) -> None:
+    node = await fleet.node("a")
+    await fleet.apply(metadata={"finalizers": ["example.test/theirs"]})
+    await fleet.loaded()
+    node.kernel.busy.add("m")
+    await fleet.delete()
+    held = "held by finalizers of others: example.test/theirs"
+    assert f"also {held}" in (await fleet.condition("DeletionWaits"))["message"]
+    node.kernel.busy.clear()
+    told = await eventually(fleet.conditions, lambda c: "DeletionWaits" not in c)
+    assert told["Ready"]["message"].endswith(f"; only {held}")
+    await fleet.unloaded(node)
+    path = f"{KMM}/namespaces/{fleet.name}/modules/m"
+    await asyncio.to_thread(fleet.api.merge, path, {"metadata": {"finalizers": None}})
+    await fleet.gone()
 
 
 async def test_busy_module_keeps_its_label_and_its_deletion_names_the_holder(

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kmm_common.api.module import Module
-from kmm_common.api.names import PAUSED_ANNOTATION, Reason
+from kmm_common.api.names import MODULE_FINALIZER, PAUSED_ANNOTATION, Reason
 from kmm_common.clock import from_rfc3339
 from kmm_cp.policy.pause import module_pause, node_pause
 from kmm_cp.policy.truth import Truth, truth_of
 from kmm_cp.policy.values import Node, NodeState
 
 _NOT_ACCEPTED = "its daemon has not said yet what it has without the Module"
+_NAMED_FINALIZERS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,16 @@ def waits_for(
         if state.name in nodes
     )
     return tuple(sorted((wait for wait in found if wait), key=lambda wait: wait.node))
+
+
+def held_by_others(module: Module) -> str:
+    """Name the finalizers that are not ours to take off; empty if there are none."""
+    others = [each for each in module.metadata.finalizers if each != MODULE_FINALIZER]
+    if not others:
+        return ""
+    more = len(others) - _NAMED_FINALIZERS
+    named = [*others[:_NAMED_FINALIZERS], *([f"and {more} more"] if more > 0 else [])]
+    return f"held by finalizers of others: {', '.join(named)}"
 
 
 def _wait(

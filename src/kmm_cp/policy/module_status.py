@@ -10,7 +10,7 @@ from kmm_common.api.module import Module
 from kmm_common.api.names import Reason
 from kmm_cp.policy.acted import not_acted_on
 from kmm_cp.policy.conditions import Condition, merged_conditions
-from kmm_cp.policy.deletion import Wait, waits_for
+from kmm_cp.policy.deletion import Wait, held_by_others, waits_for
 from kmm_cp.policy.digests import Digests, known_digests
 from kmm_cp.policy.entry import Entries
 from kmm_cp.policy.failures import failures_of
@@ -98,15 +98,19 @@ def _conditions(
     if paused := module_paused(module):
         yield paused
     if waits:
-        yield _deletion_waits(waits)
+        yield _deletion_waits(waits, held_by_others(module))
 
 
-def _deletion_waits(waits: Sequence[Wait]) -> Condition:
+def _deletion_waits(waits: Sequence[Wait], held: str) -> Condition:
     told = [f"{wait.node}: {wait.reason}: {wait.message}" for wait in waits[:_NAMED_WAITS]]
     more = len(waits) - _NAMED_WAITS
+    if more > 0:
+        told.append(f"and {more} more nodes")
+    if held:
+        told.append(f"also {held}")
     return Condition(
         type=names.Condition.DELETION_WAITS,
         status=True,
         reason=Reason.WAITING_FOR_UNLOAD,
-        message="; ".join([*told, f"and {more} more nodes"] if more > 0 else told),
+        message="; ".join(told),
     )

@@ -7,6 +7,7 @@ from kmm_common.api import names
 from kmm_common.api.module import Module
 from kmm_common.api.names import Reason
 from kmm_cp.policy.conditions import Condition
+from kmm_cp.policy.deletion import held_by_others
 from kmm_cp.policy.eligibility import unfit
 from kmm_cp.policy.outcome import Kind, Outcome
 from kmm_cp.policy.tolerance import Tolerance
@@ -70,6 +71,10 @@ def _deleting(module: Module, outcomes: Sequence[Outcome]) -> Verdict | None:
         return None
     left = sum(outcome.planned for outcome in outcomes)
     message = f"being deleted; {left} nodes are still planned to have it"
+    held = held_by_others(module)
+    # While ours is there, too, DeletionWaits says both.
+    if held and names.MODULE_FINALIZER not in module.metadata.finalizers:
+        message += f"; only {held}"
     return Verdict(reason=Reason.DELETING, message=message)
 
 

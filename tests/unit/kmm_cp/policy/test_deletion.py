@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from kmm_common.api.names import PAUSED_ANNOTATION
+from kmm_common.api.names import MODULE_FINALIZER, PAUSED_ANNOTATION
 from kmm_common.clock import rfc3339
 from kmm_common.desired import ModuleFailure, ModuleState
-from kmm_cp.policy.deletion import Wait, waits_for
+from kmm_cp.policy.deletion import Wait, held_by_others, waits_for
 from support.policy import NOW, entry, loaded, module, node, state
 
 LIMIT = 300.0
@@ -148,3 +148,19 @@ def test_nodes_are_named_in_order():
         nodes=[node(name) for name in names],
     )
     assert [wait.node for wait in found] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("finalizers", "held"),
+    [
+        ([], ""),
+        ([MODULE_FINALIZER], ""),
+        (["a.test/x", MODULE_FINALIZER], "held by finalizers of others: a.test/x"),
+        ([f"f{n}" for n in range(10)], "f7, f8, f9"),
+        ([f"f{n}" for n in range(12)], "f8, f9, and 2 more"),
+    ],
+)
+def test_finalizers_of_others_are_named_ten_at_most(finalizers, held):
+    told = held_by_others(module(metadata={"finalizers": finalizers}))
+    assert told.endswith(held)
+    assert bool(told) == bool(held)

@@ -5,7 +5,11 @@ from datetime import timedelta
 import pytest
 
 from kmm_common.api.module import ModuleStatus
-from kmm_common.api.names import PAUSED_ANNOTATION, TOLERATED_FAILURES_ANNOTATION
+from kmm_common.api.names import (
+    MODULE_FINALIZER,
+    PAUSED_ANNOTATION,
+    TOLERATED_FAILURES_ANNOTATION,
+)
 from kmm_common.clock import rfc3339
 from kmm_common.desired import ModuleState
 from kmm_cp.policy.module_status import Rules, module_status
@@ -162,6 +166,26 @@ def test_a_deletion_that_waits_says_for_what():
     waits = found["DeletionWaits"]
     assert waits["message"] == "node-1: WaitingForUnload: the daemon says Unloading"
     assert found["Ready"]["reason"] == "Deleting"
+
+
+def test_a_deletion_that_waits_names_the_finalizers_of_others():
+    report = loaded(WANTED, state=ModuleState.UNLOADING)
+    held = {"finalizers": ["a.test/x", MODULE_FINALIZER, "b.test/y"]}
+    found = status(module(metadata=DELETED | held), states=[state(reports=(report,))])
+    assert conditions(found)["DeletionWaits"]["message"].endswith(
+        "the daemon says Unloading; also held by finalizers of others: a.test/x, b.test/y"
+    )
+
+
+def test_a_deletion_that_only_others_hold_names_their_finalizers():
+    kmod = module(metadata=DELETED | {"finalizers": ["a.test/x"]})
+    found = conditions(status(kmod, states=[state()]))
+    assert found["Ready"]["reason"] == "Deleting"
+    assert found["Ready"]["message"] == (
+        "being deleted; 0 nodes are still planned to have it; "
+        "only held by finalizers of others: a.test/x"
+    )
+    assert "DeletionWaits" not in found
 
 
 def test_a_deletion_names_ten_nodes_at_most():
