@@ -32,14 +32,28 @@ def differs(row: KernelModule, expected: str) -> bool:
     return bool(row.build and expected and row.build != expected)
 
 
-def difference(row: KernelModule, expected: str) -> str:
-    """Say how a module in the kernel is not known to be the image's."""
+def refusal(row: KernelModule, expected: str) -> str:
+    """Say how a module in the kernel is not known to be the image's, and what to do."""
     if row.build and expected:
-        return f"{row.name} is in the kernel with {told(row.build)}, the image has {told(expected)}"
+        return (
+            f"{row.name} is in the kernel with {told(row.build)}, the image has {told(expected)}: "
+            f"use an image with the build in the kernel, {unloading(row.name)}"
+        )
     lacks = "in the image" if row.build else "in the kernel"
     return (
         f"{row.name} is in the kernel, and nobody can tell whether it is the image's: "
-        f"the one {lacks} has neither srcversion nor build-id"
+        f"the one {lacks} has neither srcversion nor build-id: {unloading(row.name)}"
+    )
+
+
+def unloading(name: str) -> str:
+    """Say how a module that somebody else has loaded gets out of the kernel, and at what risk.
+
+    A use count does not show it: that of a network driver which carries traffic is 0.
+    """
+    return (
+        f"unload {name} on a drained node, or name it in inTreeModulesToRemove, which unloads it "
+        "even while its devices are at work"
     )
 
 

@@ -190,8 +190,7 @@ def _found(entry: DesiredModule, s: Situation) -> Step | None:
         )
     if row.name in footprint.in_tree(entry):
         return None
-    message = f"{builds.difference(row, expected)}: unload it, or name it in inTreeModulesToRemove"
-    return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, message)
+    return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, builds.refusal(row, expected))
 
 
 def _other_parameters(entry: DesiredModule, row: KernelModule) -> Step | None:
@@ -200,7 +199,8 @@ def _other_parameters(entry: DesiredModule, row: KernelModule) -> Step | None:
         return None
     message = (
         f"{row.name} is in the kernel with {found.name}={found.has}, the Module asks for "
-        f"{found.name}={found.wanted}: unload it, and it is loaded with that"
+        f"{found.name}={found.wanted}: ask for what is there, or unload {row.name} on a drained "
+        "node"
     )
     return _refused(entry, Reason.LOADED_FROM_ELSEWHERE, message)
 

@@ -90,6 +90,7 @@ async def test_start_is_refused_beside_another_kmm_which_is_named_with_what_to_d
     assert f"kmm-cp: another KMM is active: Deployment {namespace}/{deployment} holds" in told
     assert f"`kubectl scale deployment -n {namespace} {deployment} --replicas=0`" in told
     assert "kmm.enabled=false" in told
+    assert "vmodule.kb.io" in told
     assert "Traceback" not in told
     path = f"/api/v1/namespaces/{NAMESPACE}/events"
     events = await asyncio.to_thread(cluster.api.items, path)

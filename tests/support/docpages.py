@@ -22,6 +22,7 @@ OTHER_RESOURCES = frozenset(
         *("poddisruptionbudget", "validatingadmissionpolicybinding", "validatingadmissionpolicy"),
         *("clusterrole", "role", "serviceaccount"),
         *("events", "node", "nodes", "pod", "pods", "rolebinding", "secret"),
+        *("validatingwebhookconfiguration", "validatingwebhookconfigurations"),
     )
 )
 """Of Kubernetes and of cert-manager, as pages name them."""

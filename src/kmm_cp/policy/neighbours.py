@@ -13,6 +13,13 @@ _GONE_AFTER = timedelta(minutes=10)
 _POD = re.compile(r"(?P<deployment>.+)-[a-z0-9]{5,10}-[a-z0-9]{5}_")
 """controller-runtime's identity of a leader: its Pod's name and a UUID."""
 
+# Their failurePolicy is Fail.
+_WEBHOOKS = (
+    "Once stopped, it leaves webhooks behind that refuse every change of a Module: delete its "
+    "ValidatingWebhookConfiguration, too, which has vmodule.kb.io. Newer releases serve it from a "
+    "second Deployment, such as kmm-operator-webhook: stop that as well"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
@@ -58,7 +65,7 @@ def remedy(neighbour: Neighbour) -> str:
     return (
         f"another KMM is active: {neighbour} holds Lease {neighbour.namespace}/{LEASE}. Two would "
         f"load and unload each other's modules. Stop it ({command}), or leave it out of what "
-        "installs it (kmm.enabled=false in the AMD GPU operator's chart)"
+        f"installs it (kmm.enabled=false in the AMD GPU operator's chart). {_WEBHOOKS}"
     )
 
 

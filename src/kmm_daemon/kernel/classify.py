@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleFailure
+from kmm_daemon import builds
 from kmm_daemon.kernel import symbols
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.kernel.symbols import Exporters
@@ -185,9 +186,10 @@ def _symbol(attempt: Attempt) -> Cause | None:
         return Cause(Reason.UNKNOWN_SYMBOL, f"{message}against what this node's kernel has loaded")
     if match := attempt.first(_TWICE):
         message = (
-            f"{match[1]} exports symbol {match[2]}, which {match[3]} has in the kernel already"
+            f"{match[1]} exports symbol {match[2]}, which {match[3]} has in the kernel already: "
+            f"{builds.unloading(match[3])}"
         )
-        return Cause(Reason.LOADED_FROM_ELSEWHERE, f"{message}: name it in inTreeModulesToRemove")
+        return Cause(Reason.LOADED_FROM_ELSEWHERE, message)
     return None
 
 
@@ -236,8 +238,9 @@ def _unknown_compression(attempt: Attempt, name: str) -> Cause | None:
 def _already_loaded(attempt: Attempt) -> Cause | None:
     if not (_ALREADY.search(attempt.completed.stderr) or attempt.first(_ALREADY)):
         return None
-    message = f"{attempt.refused[0]} is in the kernel already: unload it, or name it in"
-    return Cause(Reason.LOADED_FROM_ELSEWHERE, f"{message} inTreeModulesToRemove")
+    name = attempt.refused[0]
+    message = f"{name} is in the kernel already: {builds.unloading(name)}"
+    return Cause(Reason.LOADED_FROM_ELSEWHERE, message)
 
 
 def _built_in(attempt: Attempt) -> Cause | None:

@@ -12,6 +12,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
+from kmm_daemon import builds
 from kmm_daemon.kernel import argv, claims, classify, outcome, symbols
 from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.classify import Attempt
@@ -272,8 +273,7 @@ class ModprobeKernel:
 def _refuse_another(contents: Contents, rows: Rows) -> None:
     """Raise StepError if the Module's own kernel module is there, which we did not load."""
     if contents.own and contents.own in rows:
-        message = f"{contents.own} is in the kernel already: unload it, or name it in "
-        message += "inTreeModulesToRemove"
+        message = f"{contents.own} is in the kernel already: {builds.unloading(contents.own)}"
         raise StepError(ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message))
 
 

@@ -94,8 +94,7 @@ def missing(contents: Contents, after: KernelView) -> ModuleFailure | None:
     own = after.modules.get(contents.own)
     expected = contents.builds.get(contents.own, "")
     if own and builds.differs(own, expected):
-        message = f"{builds.difference(own, expected)}: unload it, or name it in "
-        message += "inTreeModulesToRemove"
+        message = builds.refusal(own, expected)
         return ModuleFailure(reason=Reason.LOADED_FROM_ELSEWHERE, message=message)
     return None
 
@@ -121,8 +120,7 @@ def warning(contents: Contents, ignored: Iterable[str], before: Rows) -> str:
     """
     own, unknown = contents.own or "the module", ", ".join(ignored)
     said = [
-        f"{own} stands on {name} in another build than the image's: unload that first, or name it "
-        "in inTreeModulesToRemove"
+        f"{own} stands on {name} in another build than the image's: {builds.unloading(name)}"
         for name in foreign_below(contents, before)
     ]
     if unknown:

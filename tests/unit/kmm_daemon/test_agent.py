@@ -462,7 +462,11 @@ async def test_module_without_a_srcversion_that_somebody_replaces_is_noticed(
     assert said is not None and said.error is not None
     assert (said.state, said.in_kernel) == (ModuleState.FAILED, False)
     assert said.error.reason == Reason.LOADED_FROM_ELSEWHERE
-    assert "the image has build-id 01: unload it" in said.error.message
+    assert said.error.message.endswith(
+        "the image has build-id 01: use an image with the build in the kernel, unload m on a "
+        "drained node, or name it in inTreeModulesToRemove, which unloads it even while its "
+        "devices are at work"
+    )
     assert node.kernel.rows["m"].build == theirs
     node.kernel.rmmod("m")
     await node.clock.advance(31)

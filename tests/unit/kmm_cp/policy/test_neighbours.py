@@ -7,6 +7,9 @@ from support.policy import NOW
 
 POD = "kmm-operator-controller-6d5f9c8b7d-x2x4z_0b6d5a3e-7f53-4c07-8f53-9a4f3c1b2d3e"
 
+EVENT_CHARACTERS = 1024
+"""What the API server takes."""
+
 
 def lease(namespace="kmm", identity=POD, age=1.0, duration=15):
     renewed = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -72,3 +75,5 @@ def test_neighbour_is_named_with_what_to_do(identity, name, command):
     text = remedy(neighbour(identity=identity))
     assert text.startswith(f"another KMM is active: {name}")
     assert command in text
+    assert "delete its ValidatingWebhookConfiguration, too, which has vmodule.kb.io" in text
+    assert len(text) < EVENT_CHARACTERS

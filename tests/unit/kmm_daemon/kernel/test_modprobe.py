@@ -255,6 +255,7 @@ async def test_module_from_elsewhere_is_not_replaced_unasked(node, kernel, stack
     node.insert("top", build="other")
     error = await refused(kernel.load(module("top"), stack))
     assert error.failure.reason == Reason.LOADED_FROM_ELSEWHERE
+    assert "unloads it even while its devices are at work" in error.failure.message
     assert node.rows["top"].build == "other"
 
 

@@ -127,7 +127,8 @@ def test_load_warns_of_ignored_parameters_and_of_other_builds_below():
     assert outcome.warning(brought, (), {}) == ""
     assert outcome.warning(brought, ("a", "b"), before) == (
         "m ignores unknown parameters (a, b): correct modprobe.parameters; m stands on low in "
-        "another build than the image's: unload that first, or name it in inTreeModulesToRemove"
+        "another build than the image's: unload low on a drained node, or name it in "
+        "inTreeModulesToRemove, which unloads it even while its devices are at work"
     )
 
 
