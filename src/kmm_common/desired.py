@@ -98,7 +98,8 @@ class DesiredModule:
     registry_tls: RegistryTLS = RegistryTLS()
     """How the registry of the image is spoken to."""
     in_tree_modules_to_remove: tuple[str, ...] = ()
-    """Modules of the kernel's own tree that are unloaded before the load."""
+    """Modules of the kernel's own tree that are unloaded before the load. KMM does not bring them
+    back: modprobe by hand or a reboot does."""
     modprobe: Modprobe = Modprobe()
     """How modprobe is called."""
     config_hash: str = ""

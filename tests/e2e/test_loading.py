@@ -218,10 +218,9 @@ def test_what_cannot_be_loaded_says_why_on_every_node(stage: Stage) -> None:
             assert not stage.report(node, name).get("inKernel")
     for node in stage.sandbox.nodes:
         require_evidence(stage.report(node, "symbol")["error"], "Unknown symbol kmt_answer")
-        magic = stage.report(node, "vermagic")["error"]
-        require_evidence(magic, "version magic")
-        for version in (stage.sandbox.kernel.version, another_kernel(stage)):
-            assert f"'{version} " in magic["message"]
+        magic = stage.report(node, "vermagic")["error"]["message"]
+        for version in (f"'{stage.sandbox.kernel.version}'", f"'{another_kernel(stage)} "):
+            assert version in magic
     failed = ("get", "events", "--field-selector", "reason=ModuleFailed")
     stage.until(
         lambda: all(told in stage.sandbox.kubectl(*failed) for _, _, told in FAILURES.values()),

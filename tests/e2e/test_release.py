@@ -7,7 +7,7 @@ import pytest
 from kmm_sandbox import kmodimage
 from kmm_sandbox.process.node import Node
 from support.stage import STATES, Stage, own_module, push_files
-from support.umlrelease import set_release
+from support.umlrelease import FORCED, set_release
 
 CORE = "kmt_core"
 
@@ -49,7 +49,8 @@ def test_kernel_with_a_plus_loads_from_the_directory_that_the_image_has(
         exact = kmodimage.kmod_files(kernel, extra=other)
         files |= {path.replace(plain, plus): content for path, content in exact.items()}
     name = f"plus{with_plus}".lower()
-    outcome = stage.run(name, push_files(stage.sandbox, name, files), {"moduleName": CORE})
+    modprobe = {"moduleName": CORE, "args": FORCED}
+    outcome = stage.run(name, push_files(stage.sandbox, name, files), modprobe)
     outcome.wait_loaded()
     assert loaded_version(node) == version
     assert loaded_version(stage.sandbox.nodes["node1"]) == "1.0"

@@ -7,7 +7,7 @@ import pytest
 from kmm_sandbox import kmodimage
 from support.kubelets import Kubelets
 from support.stage import STATES, Stage, own_module, push_files
-from support.umlrelease import set_release
+from support.umlrelease import FORCED, set_release
 
 pytestmark = pytest.mark.nightly
 
@@ -42,7 +42,7 @@ def test_each_kernel_gets_the_image_of_its_mapping(
     outcome = stage.run(
         "two-kernels",
         mappings[0]["containerImage"],
-        {"moduleName": CORE},
+        {"moduleName": CORE, "args": FORCED},
         container={"kernelMappings": mappings},
     )
     outcome.wait_loaded()

@@ -16,10 +16,16 @@ def module_bytes(
 
 
 def write_module(
-    directory: Path, name: str, *, depends: str = "", srcversion: str = "", build_id: str = ""
+    directory: Path,
+    name: str,
+    *,
+    depends: str = "",
+    srcversion: str = "",
+    build_id: str = "",
+    vermagic: str = VERMAGIC,
 ) -> Path:
     """Write NAME.ko; without a srcversion it has none."""
-    fields = {"vermagic": VERMAGIC, "depends": depends, "name": name.replace("-", "_")}
+    fields = {"vermagic": vermagic, "depends": depends, "name": name.replace("-", "_")}
     if srcversion:
         fields["srcversion"] = srcversion
     path = directory / f"{name}.ko"

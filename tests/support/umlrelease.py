@@ -1,7 +1,8 @@
 """Another release for a running kernel: a User-Mode Linux kernel is a process with a memory.
 
 The kernel itself has no way to be told. What is written is the `release` in its struct new_utsname
-(include/uapi/linux/utsname.h), from which uname(2) and /proc/sys/kernel/osrelease are read.
+(include/uapi/linux/utsname.h), from which uname(2) and /proc/sys/kernel/osrelease are read. The
+version magic that it compares with those of modules is a constant, and stays: see FORCED.
 """
 
 import re
@@ -11,6 +12,8 @@ from kmm_sandbox.uml import UmlNode
 
 FIELD = 65
 """Bytes of each of sysname, nodename, release."""
+FORCED = {"load": ["--force"]}
+"""`modprobe.args` by which modules load though none can be built for the release and the kernel."""
 
 
 def set_release(machine: UmlNode, release: str) -> None:

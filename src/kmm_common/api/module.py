@@ -104,7 +104,8 @@ class KernelMapping(ApiModel):
     in_tree_module_to_remove: KernelModuleName = ""
     """Deprecated: one element of inTreeModulesToRemove."""
     in_tree_modules_to_remove: Annotated[tuple[KernelModuleName, ...], Field(max_length=32)] = ()
-    """Modules of the kernel's own tree that are unloaded before the load."""
+    """Modules of the kernel's own tree that are unloaded before the load. KMM does not bring them
+    back: modprobe by hand or a reboot does."""
 
 
 class ModprobeArgs(ApiModel):
@@ -153,7 +154,8 @@ class ModuleLoaderContainer(ApiModel):
     in_tree_module_to_remove: KernelModuleName = ""
     """Deprecated: one element of inTreeModulesToRemove."""
     in_tree_modules_to_remove: Annotated[tuple[KernelModuleName, ...], Field(max_length=32)] = ()
-    """Modules of the kernel's own tree that are unloaded before the load."""
+    """Modules of the kernel's own tree that are unloaded before the load. KMM does not bring them
+    back: modprobe by hand or a reboot does."""
     kernel_mappings: Annotated[tuple[KernelMapping, ...], Field(min_length=1, max_length=64)]
     """What is used on which kernel: the first that matches."""
     modprobe: ModprobeSpec

@@ -14,6 +14,7 @@ from kmm_daemon.values import kernel_name
 NAME_LENGTH = 55
 """The kernel's own limit for the name of a module."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_FORCING = re.compile(r"--force|-[A-Za-z]*f")
 _WITH_VALUE = {"C": "--config", "d": "--dirname", "S": "--set-version", "w": "--wait"}
 _UPSTREAM_WORKER_ROOT = "/tmp"  # noqa: S108
 
@@ -109,6 +110,11 @@ def names_in(command: Sequence[str]) -> tuple[str, ...]:
 def index(depmod: str, place: Place) -> list[str]:
     """Return the command line that writes modules.dep and its like."""
     return [depmod, "-b", str(place.base), place.tree]
+
+
+def forces(words: Sequence[str]) -> bool:
+    """Tell whether options of modprobe have the kernel skip checks: better once too often."""
+    return any(map(_FORCING.match, words))
 
 
 def softdeps(probe: Modprobe) -> str:

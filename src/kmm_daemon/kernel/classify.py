@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kmm_common.api.names import Reason
 from kmm_common.desired import ModuleFailure
 from kmm_daemon import builds
-from kmm_daemon.kernel import symbols
+from kmm_daemon.kernel import symbols, vermagic
 from kmm_daemon.kernel.runner import Completed
 from kmm_daemon.kernel.symbols import Exporters
 from kmm_daemon.unended import still_running
@@ -174,8 +174,7 @@ def _vermagic(attempt: Attempt) -> Cause | None:
         name, built, running = attempt.name, attempt.vermagic, attempt.kernel
     else:
         return None
-    message = f"{name} is built for kernel '{built}', this node runs '{running}': build it for that"
-    return Cause(Reason.WRONG_VERMAGIC, message, retry=False)
+    return Cause(Reason.WRONG_VERMAGIC, vermagic.told(name, built, running), retry=False)
 
 
 def _symbol(attempt: Attempt) -> Cause | None:

@@ -31,8 +31,8 @@ class Contents:
     """kernel_names that a load may bring, in the order of unloading."""
     builds: Mapping[str, str] = field(default_factory=dict)
     """builds.build of those that the image has."""
-    vermagic: str = ""
-    """Of the Module's own file."""
+    vermagics: Mapping[str, str] = field(default_factory=dict)
+    """vermagic by kernel_name, of those that the image has."""
 
     @property
     def own(self) -> str:
@@ -58,13 +58,12 @@ def read_contents(
 
 def _described(tree: ModuleTree, asked: tuple[str, ...], order: tuple[str, ...]) -> Contents:
     infos = {name: tree.info(name) for name in order if name in tree.files}
-    own = infos.get(asked[0]) if asked else None
     return Contents(
         tree=tree,
         asked=asked,
         unload_order=order,
         builds={name: info.build for name, info in infos.items()},
-        vermagic=own.vermagic if own else "",
+        vermagics={name: info.vermagic for name, info in infos.items()},
     )
 
 

@@ -64,7 +64,8 @@ def parse(content: Any) -> ModuleInfo:
     if _MODINFO not in sections:
         raise InvalidModuleFileError("has no .modinfo: it is not a kernel module")
     said = sections[_MODINFO].decode(errors="replace").split("\0")
-    entries = (entry.partition("=") for entry in said)
+    # Of two the kernel takes the first: drivers have overridden their vermagic by that.
+    entries = (entry.partition("=") for entry in reversed(said))
     build_id = notes.build_id(sections.get(notes.SECTION, b""), _byte_order(content))
     return _info({key: value for key, equals, value in entries if equals}, build_id)
 

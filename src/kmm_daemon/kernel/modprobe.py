@@ -13,7 +13,7 @@ from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
 from kmm_daemon import builds
-from kmm_daemon.kernel import argv, claims, classify, outcome, symbols
+from kmm_daemon.kernel import argv, claims, classify, outcome, symbols, vermagic
 from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.classify import Attempt
 from kmm_daemon.kernel.commands import Commands
@@ -176,12 +176,16 @@ class ModprobeKernel:
         view: KernelView,
         going: frozenset[str] = frozenset(),
     ) -> Shipment:
-        """Return the image's firmware; raise StepError if it, or the kernel, forbids a load."""
+        """Return the image's firmware; raise StepError if it, or the kernel, forbids a load.
+
+        Nobody brings back what made room for a load: what can be known is asked before.
+        """
         self._commands.refuse_beside_another(module.ref)
-        shipment = await self._firmware.scan(module, image)
-        await self._firmware.check(shipment, view.boot_id)
         staying = {name: row for name, row in view.modules.items() if name not in going}
         names = outcome.in_the_way(module, contents, staying)
+        _raise(vermagic.refusal(module, contents, view, staying.keys() - set(names)))
+        shipment = await self._firmware.scan(module, image)
+        await self._firmware.check(shipment, view.boot_id)
         await self._commands.refuse_in_use(names, going.union(names))
         return shipment
 
@@ -215,7 +219,7 @@ class ModprobeKernel:
             await self._commands.run(module.ref, command, contents.unload_order),
             name=contents.own,
             parameters=module.modprobe.parameters,
-            vermagic=contents.vermagic,
+            vermagic=contents.vermagics.get(contents.own, ""),
             files=contents.tree.files,
         )
         attempt = await self._with_exporters(attempt, place)

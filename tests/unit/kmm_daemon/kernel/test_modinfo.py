@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kmm_daemon.kernel import modinfo
 from kmm_daemon.kernel.modinfo import InvalidModuleFileError, ModuleInfo
+from kmm_sandbox.simulated.modulefile import module_file
 from support.modulefile import module_bytes
 
 MODULES = Path(__file__).parents[3] / "e2e/modules/prebuilt/6.1.176"
@@ -53,6 +54,11 @@ def test_compressed_modules_are_read(tmp_path: Path, pack):
     path = tmp_path / "a.ko"
     path.write_bytes(pack(FILE))
     assert modinfo.read(path) == INFO
+
+
+def test_of_two_fields_of_a_name_the_first_counts_as_for_the_kernel():
+    twice = [("vermagic", "6.1.176 mod_unload "), ("vermagic", "6.1.177 mod_unload ")]
+    assert modinfo.parse(module_file(twice)).vermagic == "6.1.176 mod_unload"
 
 
 @pytest.mark.parametrize(

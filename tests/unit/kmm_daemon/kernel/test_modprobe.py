@@ -6,6 +6,7 @@ import pytest
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, Modprobe, ModprobeArgs
 from kmm_common.errors import TransientError
+from kmm_daemon.kernel import modinfo
 from kmm_daemon.kernel.firmware import Firmware
 from kmm_daemon.kernel.modprobe import ModprobeKernel
 from kmm_daemon.kernel.runner import Completed, Deadline
@@ -469,3 +470,83 @@ async def test_adoption_brings_the_firmware_and_runs_nothing(node, kernel, stack
     await kernel.adopt(module("low", firmware_path="/fw"), stack)
     assert (node.root / "firmware/a.bin").read_text() == "blob"
     assert node.commands == []
+
+
+OTHER_RELEASE = "6.1.177 SMP mod_unload "
+
+
+def rebuild(stack: ReadyImage, name: str, vermagic: str) -> None:
+    """Have the image's module of a name be built for another kernel."""
+    depends, srcversion = STACK[name]
+    directory = stack.root / f"opt/lib/modules/{KERNEL}"
+    write_module(directory, name, depends=depends, srcversion=srcversion, vermagic=vermagic)
+
+
+@pytest.mark.parametrize("name", ["top", "low"], ids=["own", "dependency"])
+async def test_file_that_the_kernel_cannot_take_is_refused_before_room_is_made(
+    node, kernel, stack, name
+):
+    rebuild(stack, name, OTHER_RELEASE)
+    node.insert("intree")
+    wanted = module("top", in_tree=("intree",))
+    for step in (kernel.check(wanted, stack, frozenset()), kernel.load(wanted, stack)):
+        error = await refused(step)
+        assert (error.failure.reason, error.retry) == (Reason.WRONG_VERMAGIC, False)
+        assert error.failure.message == (
+            f"{name} is built for kernel '6.1.177 SMP mod_unload', this node runs '6.1.176': "
+            "build it for that"
+        )
+    assert (set(node.rows), node.commands) == ({"intree"}, [])
+
+
+async def test_older_module_stays_when_the_kernel_cannot_take_the_new_file(node, kernel, stack):
+    rebuild(stack, "top", OTHER_RELEASE)
+    node.insert("top", build="older")
+    error = await refused(kernel.check(module("top"), stack, frozenset({"top"})))
+    assert error.failure.reason == Reason.WRONG_VERMAGIC
+
+
+async def test_dependency_of_the_same_name_that_makes_room_does_not_stand_for_the_images(
+    node, kernel, stack
+):
+    rebuild(stack, "low", OTHER_RELEASE)
+    node.insert("low", build="in-tree")
+    error = await refused(kernel.load(module("top", in_tree=("low",)), stack))
+    assert error.failure.reason == Reason.WRONG_VERMAGIC
+    assert set(node.rows) == {"low"}
+
+
+async def test_dependency_of_the_same_name_that_stays_is_the_one_that_counts(node, kernel, stack):
+    rebuild(stack, "low", OTHER_RELEASE)
+    node.insert("low", build="another")
+    record = await kernel.load(module("top"), stack)
+    assert record.kernel_modules == ("top", "mid")
+
+
+@pytest.mark.parametrize(
+    ("vermagic", "options"),
+    [
+        ("6.1.177 SMP mod_unload modversions ", ()),
+        (OTHER_RELEASE, ("--force",)),
+        (OTHER_RELEASE, ("-v", "--force-vermagic")),
+        (OTHER_RELEASE, ("-vf",)),
+    ],
+)
+async def test_what_only_the_kernel_can_tell_of_a_file_is_left_to_it(
+    node, kernel, stack, vermagic, options
+):
+    rebuild(stack, "top", vermagic)
+    await kernel.load(module("top", args=ModprobeArgs(load=options)), stack)
+    assert set(node.rows) == {"top", "mid", "low"}
+
+
+async def test_each_file_of_the_image_is_read_once_by_a_check(kernel, stack, monkeypatch):
+    read, asked = modinfo.read, []
+
+    def counted(path: Path) -> modinfo.ModuleInfo:
+        asked.append(path.stem)
+        return read(path)
+
+    monkeypatch.setattr(modinfo, "read", counted)
+    await kernel.check(module("top"), stack, frozenset())
+    assert sorted(asked) == ["low", "mid", "top"]
