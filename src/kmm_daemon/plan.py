@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef, ModuleState, config_hash
-from kmm_daemon import builds, footprint
+from kmm_daemon import builds, cutshort, footprint
 from kmm_daemon.parameters import difference
 from kmm_daemon.situation import PreparedImage, Situation, in_kernel, left_by, own_of
 from kmm_daemon.situation import own_name as own
@@ -107,7 +107,10 @@ def _late(ref: ModuleRef, s: Situation) -> LoadedRecord | None:
         return None
     left = left_by(s.begun[ref], s.view)
     name = next(iter(own_of(left)), "")
-    return left if name and s.view.modules[name].state == "Live" else None
+    if not name or s.view.modules[name].state != "Live":
+        return None
+    failed = s.failure_of(ref)
+    return replace(left, warning=cutshort.warning(failed.failure)) if failed else left
 
 
 def _remains(ref: ModuleRef, s: Situation) -> LoadedRecord | None:

@@ -64,8 +64,8 @@ class Settings(ProgramSettings):
     """uid and gid that images are pulled and unpacked as, in a process without root's rights."""
     drift_check_seconds: Annotated[float, Field(gt=0, le=60), RELOADABLE] = 30.0
     """How often the kernel is looked at when nothing else happens."""
-    modprobe_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 60.0
-    """After which a modprobe is asked to end."""
+    modprobe_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 180.0
+    """After which a modprobe is asked to end. A driver of many devices may take minutes."""
     modprobe_grace_seconds: Annotated[float, Field(gt=0), RELOADABLE] = 10.0
     """After which one that was asked is killed."""
     metrics_listen: Address = "127.0.0.1:8081"

@@ -12,7 +12,7 @@ from kmm_common.api.names import Reason
 from kmm_common.desired import DesiredModule, ModuleFailure, ModuleRef
 from kmm_common.errors import TransientError
 from kmm_common.logs import log
-from kmm_daemon import builds
+from kmm_daemon import builds, cutshort
 from kmm_daemon.kernel import argv, claims, classify, outcome, symbols, vermagic
 from kmm_daemon.kernel.claims import Claims
 from kmm_daemon.kernel.classify import Attempt
@@ -228,7 +228,7 @@ class ModprobeKernel:
         wrong = _what_went_wrong(contents, attempt, before, after)
         if wrong is None:
             ignored = classify.ignored_parameters(attempt.kernel_log)
-            warning = outcome.warning(contents, ignored, before)
+            warning = outcome.warning(contents, ignored, before, _cut_short(attempt))
             if warning:
                 log(
                     logger,
@@ -295,6 +295,13 @@ def _what_went_wrong(
     if failure.reason == Reason.VANISHED and told.failure.reason != Reason.MODPROBE_FAILED:
         return told
     return StepError(replace(failure, kernel_log=attempt.kernel_log))
+
+
+def _cut_short(attempt: Attempt) -> str:
+    """Return what is to be known of a module that is Live, whatever became of modprobe."""
+    if attempt.completed.ok:
+        return ""
+    return cutshort.warning(classify.load_failure(attempt).failure)
 
 
 @contextmanager

@@ -113,10 +113,10 @@ def record(
     return LoadedRecord(module=module, kernel_modules=names, builds=known, warning=warning)
 
 
-def warning(contents: Contents, ignored: Iterable[str], before: Rows) -> str:
+def warning(contents: Contents, ignored: Iterable[str], before: Rows, cut_short: str = "") -> str:
     """Return what the user should know of a load that has succeeded; empty if nothing.
 
-    `ignored` are parameters that the kernel did not know.
+    `ignored` are parameters that the kernel did not know; `cut_short` is cutshort.warning of it.
     """
     own, unknown = contents.own or "the module", ", ".join(ignored)
     said = [
@@ -125,7 +125,7 @@ def warning(contents: Contents, ignored: Iterable[str], before: Rows) -> str:
     ]
     if unknown:
         said.insert(0, f"{own} ignores unknown parameters ({unknown}): correct modprobe.parameters")
-    return "; ".join(said)
+    return "; ".join(filter(None, (cut_short, *said)))
 
 
 def foreign_below(contents: Contents, rows: Rows) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ ENVIRONMENT = {"LC_ALL": "C"}
 class Deadline:
     """How long a process may take: seconds to SIGTERM, then to SIGKILL, then until it is stuck."""
 
-    seconds: float = 60.0
+    seconds: float = 180.0
     grace: float = 10.0
     last: float = 5.0
 

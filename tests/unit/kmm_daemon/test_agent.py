@@ -433,6 +433,24 @@ async def test_load_that_ends_after_its_time_out_is_adopted(node: Node) -> None:
     assert node.kernel.calls == [("load", ref())]
     said = node.said()
     assert said is not None and said.state is ModuleState.LOADED
+    assert "modprobe was ended after modprobe_seconds" in said.warning
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])
+async def test_load_that_was_cut_short_has_a_warning_until_the_module_is_loaded_again(
+    node: Node, restart: bool
+) -> None:
+    node.kernel.late[ref()] = failure(Reason.KILLED)
+    await node.want(desired())
+    if restart:
+        await node.restart()
+    said = node.said()
+    assert said is not None and said.warning.startswith("modprobe was killed while")
+    node.kernel.rmmod("m")
+    await node.clock.advance(31)
+    said = node.said()
+    assert said is not None
+    assert (said.state, said.warning, node.kernel.loads(ref())) == (ModuleState.LOADED, "", 2)
 
 
 async def test_load_that_a_crash_interrupted_is_adopted_without_a_srcversion(node: Node) -> None:
@@ -445,6 +463,7 @@ async def test_load_that_a_crash_interrupted_is_adopted_without_a_srcversion(nod
     assert node.kernel.calls == [("load", ref())]
     said = node.said()
     assert said is not None and said.state is ModuleState.LOADED
+    assert "modprobe was" not in said.warning
     await node.want()
     assert node.kernel.rows == {}
 

@@ -175,10 +175,30 @@ async def test_another_deadline_holds_for_what_is_started_from_then_on(node, ker
     assert (node.deadlines[0], node.deadlines[-1]) == (Deadline(), Deadline(seconds=1.0))
 
 
-async def test_load_succeeds_when_modprobe_was_killed_but_the_module_is_live(node, kernel, stack):
-    late = Completed(exit_code=None, signal=9, timed_out=True)
-    node.trouble["low"] = Trouble(completed=late, state="Live")
-    assert (await kernel.load(module("low"), stack)).kernel_modules == ("low",)
+@pytest.mark.parametrize(
+    ("ended", "warning"),
+    [
+        (
+            Completed(exit_code=None, signal=9, timed_out=True),
+            "modprobe was ended after modprobe_seconds while the module was loaded; devices may be "
+            "missing: raise modprobe_seconds, then reload the module",
+        ),
+        (
+            Completed(exit_code=None, signal=9),
+            "modprobe was killed while the module was loaded; devices may be missing: reload the "
+            "module",
+        ),
+        (Completed(exit_code=0, timed_out=True), ""),
+        (Completed(exit_code=1), ""),
+    ],
+    ids=["time-out", "signal", "ended at the deadline", "failed"],
+)
+async def test_load_succeeds_however_modprobe_ended_when_the_module_is_live_and_warns_if_killed(
+    node, kernel, stack, ended, warning
+):
+    node.trouble["low"] = Trouble(completed=ended, state="Live")
+    record = await kernel.load(module("low"), stack)
+    assert (record.kernel_modules, record.warning) == (("low",), warning)
 
 
 async def test_module_that_is_still_loading_at_the_deadline_is_left_alone(node, kernel, stack):

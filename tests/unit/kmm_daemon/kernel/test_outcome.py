@@ -130,6 +130,9 @@ def test_load_warns_of_ignored_parameters_and_of_other_builds_below():
         "another build than the image's: unload low on a drained node, or name it in "
         "inTreeModulesToRemove, which unloads it even while its devices are at work"
     )
+    assert outcome.warning(brought, ("a",), {}, "cut short") == (
+        "cut short; m ignores unknown parameters (a): correct modprobe.parameters"
+    )
 
 
 def test_modprobe_may_remove_only_when_it_takes_nothing_else():
