@@ -113,6 +113,7 @@ def _stamped(data: bytes) -> bytes:
 def modules_symbols(data: bytes) -> None:
     """Look up what a kernel log misses in a modules.symbols, with a zero byte between."""
     log, _, text = data.decode(errors="replace").partition("\0")
+    symbols.withheld(log.splitlines())
     lack = symbols.missing(log.splitlines())
     if lack is not None:
         names = symbols.exporters(lack.symbols, text)

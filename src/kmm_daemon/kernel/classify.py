@@ -27,9 +27,6 @@ _NOT_INSERTED = re.compile(r"could not insert '([^']+)': (.+)")
 _NOT_REMOVED = re.compile(r"could not remove (?:module |')?([\w-]+)'?: (.+)")
 _NOT_FOUND = re.compile(r"Module (\S+) not found in directory")
 _VERMAGIC = re.compile(r"(\S+): version magic '([^']*)' should be '([^']*)'")
-_OTHER_SYMBOL = re.compile(
-    r"(\S+): (?:disagrees about version of symbol|no symbol version for) (\S+)"
-)
 _TWICE = re.compile(r"(\S+): exports duplicate symbol (\S+) \(owned by (\S+)\)")
 _NO_FIRMWARE = re.compile(r"Direct firmware load for (\S+) failed with error (-\d+)")
 _BAD_VALUE = re.compile(r"(\S+): `(.*)' (?:invalid|too large) for parameter `(.*)'")
@@ -178,11 +175,11 @@ def _vermagic(attempt: Attempt) -> Cause | None:
 
 
 def _symbol(attempt: Attempt) -> Cause | None:
+    # First: loading the module that exports a symbol does not help one built for another.
+    if why := symbols.withheld(attempt.kernel_log):
+        return Cause(Reason.UNKNOWN_SYMBOL, why)
     if lack := symbols.missing(attempt.kernel_log):
         return Cause(Reason.UNKNOWN_SYMBOL, symbols.told(lack, attempt.exporters))
-    if match := attempt.first(_OTHER_SYMBOL):
-        message = f"{match[1]} was built against another version of symbol {match[2]}: build it "
-        return Cause(Reason.UNKNOWN_SYMBOL, f"{message}against what this node's kernel has loaded")
     if match := attempt.first(_TWICE):
         message = (
             f"{match[1]} exports symbol {match[2]}, which {match[3]} has in the kernel already: "

@@ -66,6 +66,24 @@ LOADS = [
         "another version of symbol kmt_answer",
     ),
     (
+        refused(
+            "Invalid argument",
+            (
+                "kmt_user: disagrees about version of symbol kmt_answer",
+                "kmt_user: Unknown symbol kmt_answer (err -22)",
+            ),
+        ),
+        Reason.UNKNOWN_SYMBOL,
+        True,
+        "another version of symbol kmt_answer: build it against",
+    ),
+    (
+        refused("No such device", "kmt_core: no symbol version for module_layout"),
+        Reason.DEVICE_ERROR,
+        True,
+        "ENODEV",
+    ),
+    (
         refused("Exec format error", "mine: exports duplicate symbol foo (owned by other)"),
         Reason.LOADED_FROM_ELSEWHERE,
         True,
