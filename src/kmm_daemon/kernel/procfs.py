@@ -13,7 +13,8 @@ from kmm_daemon import builds
 from kmm_daemon.kernel import notes
 from kmm_daemon.values import KernelModule, KernelView, kernel_name
 
-_FILE_NAME = re.compile(r"([^/]+)\.ko(\.[a-z0-9]+)?$")
+_FILE_NAME = re.compile(r"([^/]+)\.ko(\.gz|\.xz|\.zst)?$")
+"""What depmod takes for a module: builds leave x.ko.debug and .x.ko.cmd beside it."""
 PERMANENT = "[permanent]"
 
 

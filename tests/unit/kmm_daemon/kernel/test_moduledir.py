@@ -29,6 +29,7 @@ kernel/net/ppp-async.ko: kernel/net/ppp_generic.ko.xz kernel/net/slhc.ko
 kernel/drivers/net/dummy.ko:
 not a line
 """
+LEFT_BY_KBUILD = (".a.ko.cmd", "a.ko.debug", "a.ko.unsigned", "a.mod.o")
 TREE = parse_dependencies(Path("/t"), DEP)
 
 
@@ -119,6 +120,15 @@ def test_tree_without_an_index_is_read_from_the_files_themselves(tmp_path: Path)
     tree = read_tree(root / "opt/lib/modules/6.1.176")
     assert unload_order(tree, ("top",)) == ("top", "mid", "other", "low")
     assert tree.info("mid").build == "2"
+
+
+def test_what_a_build_left_beside_a_module_is_no_module(tmp_path: Path):
+    directory = image(tmp_path, {"a": ("", "1")}, indexed=False).root / "opt/lib/modules/6.1.176"
+    left = [path.parent / name for path in directory.rglob("a.ko") for name in LEFT_BY_KBUILD]
+    for path in left:
+        path.write_text("cmd_a.ko := ld -r")
+    assert len(left) == len(LEFT_BY_KBUILD)
+    assert set(read_tree(directory).files) == {"a"}
 
 
 def test_circle_of_dependencies_is_cut(tmp_path: Path):

@@ -60,7 +60,11 @@ def test_any_text_is_read_without_an_error(text):
     [
         ("kernel/fs/ext4/ext4.ko", "ext4"),
         ("extra/acme-gpu.ko.xz", "acme_gpu"),
+        ("a.ko.gz", "a"),
         ("a.ko.zst", "a"),
+        ("extra/a.ko.debug", ""),
+        ("extra/.a.ko.cmd", ""),
+        ("extra/a.ko.bz2", ""),
         ("modules.dep", ""),
         ("x.kok", ""),
     ],
