@@ -56,6 +56,7 @@ class Collected:
         """Return what the daemon's classifier would have been given."""
         return Attempt(
             name=self.name,
+            names=self.names,
             completed=Completed(exit_code=self.exit_code, signal=self.signal, stderr=self.stderr),
             kernel_log=kmsg.about(self.kernel_log, self.names),
             kernel=self.kernel,

@@ -23,6 +23,7 @@ _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 _NO_SUCH_FILE = "Unknown symbol in module, or unknown parameter (see dmesg)"
 """modprobe's words for ENOENT, whatever its cause."""
 
+_WORD = re.compile(r"[\w-]+")
 _NOT_INSERTED = re.compile(r"could not insert '([^']+)': (.+)")
 _NOT_REMOVED = re.compile(r"could not remove (?:module |')?([\w-]+)'?: (.+)")
 _NOT_FOUND = re.compile(r"Module (\S+) not found in directory")
@@ -34,6 +35,7 @@ _IGNORED = re.compile(r"(\S+): unknown parameter '(.*)' ignored")
 _LOCKDOWN = re.compile(r"Lockdown: \S+: (.+?) is restricted")
 _REJECTED = re.compile(r"Loading of (.+) is rejected")
 _NO_ELF = re.compile(r"Invalid (?:architecture in )?ELF.*")
+_BLACKLISTED = re.compile(r"Module (\S+) is blacklisted")
 _COMPRESSED = (".gz", ".xz", ".zst")
 _SIGNATURE_ERRORS = ("EKEYREJECTED", "ENOKEY", "EKEYEXPIRED", "EKEYREVOKED", "EBADMSG")
 _ALREADY = re.compile(r"Module already in kernel|cannot create duplicate filename '/module/")
@@ -45,6 +47,8 @@ class Attempt:
 
     name: str
     """kernel_name of what was asked for; empty with rawArgs."""
+    names: tuple[str, ...] = ()
+    """kernel_names of what it may have touched."""
     completed: Completed
     kernel_log: tuple[str, ...] = ()
     """Lines of that moment."""
@@ -75,6 +79,11 @@ class Attempt:
         if text == _NO_SUCH_FILE:
             return "ENOENT"
         return "ENOEXEC" if text == "Invalid module format" else _ERRNO.get(text, "")
+
+    def names_own(self, text: str) -> bool:
+        """Tell whether a text names a module of this attempt, in either spelling."""
+        own = {kernel_name(name) for name in (self.name, self.refused[0], *self.names)}
+        return any(kernel_name(word) in own for word in _WORD.findall(text))
 
     def first(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """Return the first line of the kernel log that matches."""
@@ -258,6 +267,15 @@ def _invalid_file(attempt: Attempt) -> Cause | None:
     return Cause(Reason.INVALID_MODULE, f"{message}; build the image again", retry=False)
 
 
+def _blacklisted(attempt: Attempt) -> Cause | None:
+    found = filter(None, map(_BLACKLISTED.search, attempt.kernel_log))
+    name = next((match[1] for match in found if attempt.names_own(match[1])), "")
+    if not name or attempt.error != "EPERM":
+        return None
+    message = f"module_blacklist on the kernel's command line forbids {name}: take it out of there "
+    return Cause(Reason.PERMISSION_DENIED, f"{message}and reboot the node", retry=False)
+
+
 def _forbidden(attempt: Attempt) -> Cause | None:
     text = attempt.refused[1]
     if attempt.modules_disabled and attempt.error == "EPERM":
@@ -268,7 +286,7 @@ def _forbidden(attempt: Attempt) -> Cause | None:
     ):
         why = text or "Operation not permitted"
         message = f"{attempt.refused[0]}: {why}: the daemon needs CAP_SYS_MODULE, and a security "
-        message += "module or the driver itself may refuse, too"
+        message += "module, the kernel's module_blacklist or the driver itself may refuse, too"
     else:
         return None
     return Cause(Reason.PERMISSION_DENIED, message)
@@ -306,6 +324,7 @@ _LOAD_RULES = (
     _already_loaded,
     _built_in,
     _invalid_file,
+    _blacklisted,
     _forbidden,
     _device,
 )

@@ -60,6 +60,7 @@ class Commands:
             readable = listening.readable
         return Attempt(
             name="",
+            names=touched,
             completed=completed,
             unended=claim.process if completed.stuck else None,
             kernel_log=lines,

@@ -161,6 +161,18 @@ async def test_module_that_has_a_missing_symbol_is_named_where_it_is_known(node,
         assert told in (await refused(kernel.load(module("low"), stack))).args[0]
 
 
+async def test_module_that_comes_along_and_is_blacklisted_is_named(node, kernel, stack):
+    node.trouble["top"] = Trouble(
+        completed=Completed(
+            exit_code=1, stderr="modprobe: ERROR: could not insert 'top': Operation not permitted\n"
+        ),
+        kernel_log="3,1,2,-;Module low is blacklisted\n",
+    )
+    error = await refused(kernel.load(module("top"), stack))
+    assert (error.failure.reason, error.retry) == (Reason.PERMISSION_DENIED, False)
+    assert "command line forbids low" in error.failure.message
+
+
 async def test_success_that_the_kernel_does_not_confirm_is_a_failure(node, kernel, stack):
     node.trouble["top"] = Trouble(completed=Completed(exit_code=0))
     error = await refused(kernel.load(module("top"), stack))
