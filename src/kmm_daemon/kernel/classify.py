@@ -30,6 +30,8 @@ _NOT_FOUND = re.compile(r"Module (\S+) not found in directory")
 _VERMAGIC = re.compile(r"(\S+): version magic '([^']*)' should be '([^']*)'")
 _TWICE = re.compile(r"(\S+): exports duplicate symbol (\S+) \(owned by (\S+)\)")
 _NO_FIRMWARE = re.compile(r"Direct firmware load for (\S+) failed with error (-\d+)")
+_NO_DRIVER = re.compile(r"((\(NULL device \*\)|(pci|usb) [\da-f:.-]+): )?")
+"""What is before that where no driver has the device: it names nobody."""
 _BAD_VALUE = re.compile(r"(\S+): `(.*)' (?:invalid|too large) for parameter `(.*)'")
 _IGNORED = re.compile(r"(\S+): unknown parameter '(.*)' ignored")
 _LOCKDOWN = re.compile(r"Lockdown: \S+: (.+?) is restricted")
@@ -199,13 +201,34 @@ def _symbol(attempt: Attempt) -> Cause | None:
 
 
 def _firmware(attempt: Attempt) -> Cause | None:
-    match = attempt.first(_NO_FIRMWARE)
+    match = _own_firmware(attempt)
     if match is None:
         return None
     message = f"{attempt.refused[0]} asks for firmware {match[1]}, which this node does not have "
     return Cause(
         Reason.FIRMWARE_MISSING, f"{message}({match[2]}): put it under the image's firmwarePath"
     )
+
+
+def _own_firmware(attempt: Attempt) -> re.Match[str] | None:
+    """Return the line of a file that this load has asked for.
+
+    Other drivers ask at the same time, and for files that they can do without.
+    """
+    found = list(filter(None, map(_NO_FIRMWARE.search, attempt.kernel_log)))
+    own = [match for match in found if attempt.names_own(_asking(match))]
+    if not own and attempt.error == "ENOENT" and all(map(_names_nobody, found)):
+        own = found
+    return own[0] if own else None
+
+
+def _asking(match: re.Match[str]) -> str:
+    """Return what the kernel says of the device: its driver, else its bus, then its name."""
+    return match.string[: match.start()]
+
+
+def _names_nobody(match: re.Match[str]) -> bool:
+    return _NO_DRIVER.fullmatch(_asking(match)) is not None
 
 
 def _parameter(attempt: Attempt) -> Cause | None:

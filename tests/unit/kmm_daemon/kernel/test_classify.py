@@ -262,6 +262,51 @@ def test_failed_load_is_explained(done, reason, retry, words):
     assert error.failure.kernel_log == done.kernel_log
 
 
+def no_firmware(device: str, file: str = "a.bin") -> str:
+    return f"{device}Direct firmware load for {file} failed with error -2"
+
+
+OTHERS = no_firmware("platform regulatory.0: ", "regulatory.db")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "kmt_core 0000:3b:00.0: ",
+        "kmt-core 0000:3b:00.0: ",
+        "platform kmt_core.0: ",
+        "misc kmt_core: ",
+        "kmt_low usb1: ",
+    ],
+)
+@pytest.mark.parametrize("error", [ENOENT, "Input/output error"])
+def test_firmware_is_the_cause_where_the_line_names_a_module_of_the_load(device, error):
+    log = (OTHERS, no_firmware(device))
+    told = load_failure(refused(error, log, names=("kmt_core", "kmt_low"))).failure
+    assert told.reason == Reason.FIRMWARE_MISSING
+    assert "kmt_core asks for firmware a.bin" in told.message
+    assert told.kernel_log == log
+
+
+@pytest.mark.parametrize("device", ["", "(NULL device *): ", "usb 6-1: ", "pci 0000:01:00.0: "])
+def test_firmware_nobody_is_named_for_is_the_cause_only_of_a_file_not_found(device):
+    line = no_firmware(device)
+    assert load_failure(refused(ENOENT, line)).failure.reason == Reason.FIRMWARE_MISSING
+    for other in (refused("Input/output error", line), refused(ENOENT, (line, OTHERS))):
+        assert load_failure(other).failure.reason == Reason.DEVICE_ERROR
+
+
+@pytest.mark.parametrize(
+    "device", ["ice 0000:3b:00.0: ", "kmt_core2 0000:01:00.0: ", "platform regulatory.0: "]
+)
+def test_firmware_another_driver_has_asked_for_is_not_the_cause_but_stays_in_the_log(device):
+    line = no_firmware(device)
+    for error, reason in ((ENOENT, Reason.DEVICE_ERROR), ("Operation not permitted", "Permission")):
+        told = load_failure(refused(error, line)).failure
+        assert told.reason.startswith(reason)
+        assert told.kernel_log == (line,)
+
+
 def test_every_explanation_fits_into_the_status():
     for done, *_ in LOADS:
         assert load_failure(done).failure.bounded().message == load_failure(done).failure.message
