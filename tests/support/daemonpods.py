@@ -34,7 +34,8 @@ class PodNode(SimNode):
 
     def register(self) -> None:
         """Create the Node alone."""
-        self.api.create(NODES, {"metadata": {"name": self.name, "labels": dict(self.labels)}})
+        labels = {"kubernetes.io/os": "linux", **self.labels}
+        self.api.create(NODES, {"metadata": {"name": self.name, "labels": labels}})
         self.say_status()
 
     def unregister(self) -> None:

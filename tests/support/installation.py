@@ -87,7 +87,7 @@ def kustomized(directory: Path) -> str:
 
 def documented(overlay: str, directory: Path) -> str:
     """Return the objects of the overlay that the docs show, here above another one of ours."""
-    text = yaml_block(INSTALL, "name: kmm-cp-egress")
+    text = yaml_block(INSTALL, "name: kmm-cp-daemons")
     ours = os.path.relpath(OVERLAYS / overlay, directory.resolve())
     file = directory / "kustomization.yaml"
     file.write_text(text.replace("kmm/manifests/overlays/default", ours))
