@@ -166,7 +166,8 @@ class ReportedModule:
     uid: str
     state: ModuleState
     in_kernel: bool = False
-    """True while the Module's module is in the running kernel, whatever its config."""
+    """True while the Module's module is in the running kernel, whatever its config; also while one
+    of its name is, and the image is not there yet that can tell whose it is."""
     image_digest: str = ""
     """Of what is in the kernel; of what is being brought there while nothing is."""
     config_hash: str = ""

@@ -123,7 +123,11 @@ def _state_status() -> Json:
                 "format": "int64",
                 "description": "The generation that modules is about: the daemon has it.",
             },
-            "bootId": {"type": "string", "description": "The boot that modules is about."},
+            "bootId": {
+                "type": "string",
+                "description": "The boot that modules is about;"
+                " empty while nothing is known of the running one.",
+            },
             "kernelVersion": {"type": "string", "description": "uname -r."},
             "daemon": {
                 "description": "Who speaks for the node.",

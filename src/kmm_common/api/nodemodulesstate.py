@@ -58,7 +58,8 @@ class ModuleStatus:
     state: ModuleState
     """Where the Module is on the node."""
     in_kernel: bool = False
-    """True while the Module's module is in the running kernel, whatever its configuration."""
+    """True while the Module's module is in the running kernel, whatever its configuration; also
+    while one of its name is, and the image is not there yet that can tell whose it is."""
     image_digest: str = ""
     """Of what is in the kernel; of what is being brought there while nothing is."""
     config_hash: str = ""
@@ -98,7 +99,7 @@ class NodeStatus:
     accepted_generation: int = UNOBSERVED
     """The generation that modules is about: the daemon has journaled it."""
     boot_id: str = ""
-    """The boot that modules is about."""
+    """The boot that modules is about; empty while nothing is known of the running one."""
     kernel_version: str = ""
     """uname -r."""
     daemon: DaemonStatus = DaemonStatus()

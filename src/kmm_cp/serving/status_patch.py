@@ -30,7 +30,7 @@ _OF_ACCEPTANCE = {"acceptedGeneration", "conditions"}
 _PASSING = {ModuleState.PULLING, ModuleState.LOADING, ModuleState.UNLOADING}
 
 
-def content(session: Session, report: Report, *, uid: str, desired: int) -> Json:
+def content(session: Session, report: Report, *, uid: str, desired: int, boot_id: str) -> Json:
     """Return the status that a report stands for, as content_of() gives it."""
     observed = report.observed_generation if report.uid == uid else UNOBSERVED
     accepted = report.accepted_generation if report.accepted_uid == uid else UNOBSERVED
@@ -40,7 +40,7 @@ def content(session: Session, report: Report, *, uid: str, desired: int) -> Json
         NodeStatus(
             observed_generation=observed,
             accepted_generation=accepted,
-            boot_id=session.greeting.boot_id,
+            boot_id=boot_id,
             kernel_version=session.greeting.kernel_version,
             modules=report.modules,
             summary=summary(report.modules, desired=desired),

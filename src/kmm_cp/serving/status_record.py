@@ -58,11 +58,22 @@ class Record:
         return self.session.greeting.instance
 
     def wanted(self) -> Json:
-        """Return what is to be written of the newest report."""
+        """Return what is to be written of the newest report.
+
+        A daemon that knows nothing of its boot takes back nothing that was said of it.
+        """
         target = self.session.mailbox.target
         if target is not None and target.uid == self.uid:
             self.desired = len(target.modules)
-        return content(self.session, self.newest, uid=self.uid, desired=self.desired)
+        running, told = self.session.greeting.boot_id, self.written.get("bootId")
+        blind = not self.newest.knows_the_boot
+        if blind and told == running:
+            return self.written
+        # That nothing of an earlier boot is in the kernel is known without a report.
+        boot_id = "" if blind and not told else running
+        return content(
+            self.session, self.newest, uid=self.uid, desired=self.desired, boot_id=boot_id
+        )
 
     def dirty(self) -> bool:
         """Tell whether anything is to be written."""

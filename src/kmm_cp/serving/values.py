@@ -40,6 +40,14 @@ class Report:
     accepted_generation: int = 0
     """The desired state that modules is about; of older daemons unknown."""
 
+    @property
+    def knows_the_boot(self) -> bool:
+        """Tell whether it says anything of its boot.
+
+        A daemon that has no journal of it and has accepted nothing yet does not know what there is.
+        """
+        return bool(self.accepted_uid or self.uid)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:

@@ -186,6 +186,48 @@ async def test_claim_writes_the_daemon_and_all_that_it_said(
     assert persisted == [{"node": "a", "instance": "one", "sequence": 4}]
 
 
+NOTHING_YET = Report(sequence=0, uid="", observed_generation=0, modules=())
+"""Of a daemon that has no journal and has accepted nothing."""
+
+
+async def test_daemon_that_knows_nothing_yet_says_nothing_of_the_boot(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    session = session_of(report=NOTHING_YET)
+    await claimed(writer, session)
+    assert (api.status("a")["bootId"], api.status("a")["modules"]) == ("", [])
+    assert (api.status("a")["kernelVersion"], len(api.writes)) == ("6.1.0", 1)
+    writer.report(session, said(1, LOADED))
+    await rest()
+    assert (api.status("a")["bootId"], len(api.writes)) == ("boot-1", 2)
+
+
+async def test_daemon_that_knows_nothing_yet_takes_back_nothing_that_was_said_of_its_boot(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of("before", report=said(4, LOADED)))
+    before = api.status("a")
+    session = session_of("after", report=NOTHING_YET)
+    await claimed(writer, session)
+    await clock.advance(PASSING_SECONDS)
+    assert api.status("a") == {**before, "daemon": api.status("a")["daemon"]}
+    assert api.status("a")["daemon"]["instance"] == "after"
+    writer.report(session, said(1, PENDING, generation=0))
+    await clock.advance(GAP_SECONDS)
+    assert [module["state"] for module in api.status("a")["modules"]] == ["Pending"]
+
+
+async def test_daemon_that_knows_nothing_yet_knows_that_the_boot_is_another(
+    api: Api, clock: VirtualClock, writer: StatusWriter
+) -> None:
+    await claimed(writer, session_of("before", report=said(4, LOADED)))
+    for instance in ("after", "and again"):
+        await claimed(writer, session_of(instance, boot="boot-2", report=NOTHING_YET))
+        await clock.advance(PASSING_SECONDS)
+        assert (api.status("a")["bootId"], api.status("a")["modules"]) == ("boot-2", [])
+    assert len(api.writes) == 3
+
+
 async def test_same_instance_with_the_same_state_costs_no_write_at_another_replica(
     api: Api, clock: VirtualClock, writer: StatusWriter
 ) -> None:
