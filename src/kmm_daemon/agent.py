@@ -243,6 +243,7 @@ class Agent:
             attempts=attempts,
             retry=retry,
             retry_at=self._clock.monotonic() + wait,
+            image_compared=isinstance(step, Load | Reload),
         )
         self._metrics.failure(failure.reason)
         fields = {"ref": str(step.ref), "reason": failure.reason, "attempts": attempts}

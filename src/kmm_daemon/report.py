@@ -17,7 +17,7 @@ from kmm_common.desired import (
 )
 from kmm_daemon.builds import untold
 from kmm_daemon.plan import standing
-from kmm_daemon.situation import Situation, in_kernel
+from kmm_daemon.situation import Situation, in_kernel, own_name
 from kmm_daemon.steps import Adopt, Load, Prepare, Refuse, Reload, Rest, Step, Unload, Wait
 from kmm_daemon.values import LoadedRecord, StateReport
 
@@ -96,7 +96,7 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
         name=ref.name,
         uid=entry.uid if entry else about.uid,
         state=state,
-        in_kernel=inside,
+        in_kernel=inside or _unidentified(ref, s, step),
         image_digest=about.image_digest,
         config_hash=config_hash(about),
         attempts=failed.attempts if (failed := s.failure_of(ref)) else 0,
@@ -104,6 +104,30 @@ def _module(ref: ModuleRef, s: Situation, step: Step, *, runs: bool) -> Reported
         retrying=state is ModuleState.FAILED and _retrying(step),
         warning=_warning(record, s) if record and inside else "",
     )
+
+
+def _unidentified(ref: ModuleRef, s: Situation, step: Step) -> bool:
+    """Tell whether the kernel has a module of that name that only the image can tell from another.
+
+    Another program has loaded it, or this daemon before its journal was lost. Until the image is
+    there, also while pulls fail, nobody knows that it is not the Module's.
+    """
+    entry, failed = s.desired.get(ref), s.failure_of(ref)
+    if entry is None or standing(ref, s) or (failed and failed.image_compared):
+        return False
+    row = s.view.modules.get(own_name(entry))
+    return row is not None and row.state == "Live" and _leads_to_adoption(step)
+
+
+def _leads_to_adoption(step: Step) -> bool:
+    """Tell whether a step of a Module that has brought nothing may end in taking over what is."""
+    match step:
+        case Prepare() | Adopt():
+            return True
+        case Wait(failed=failed):
+            return failed is not None
+        case _:
+            return False
 
 
 def _warning(record: LoadedRecord, s: Situation) -> str:

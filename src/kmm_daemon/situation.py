@@ -51,6 +51,8 @@ class FailedStep:
     """False: only another entry can help."""
     retry_at: float = 0.0
     """Monotonic seconds."""
+    image_compared: bool = False
+    """Its image was ready, and was not what the kernel had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def holds(
 
     `planned` is what the node's spec has of the Module. A Module that is given another kernel
     module does not bring its hold of the old one along; one whose spec somebody edited holds
-    what it loaded.
+    what it loaded. One whose image is still to tell whether it is from it holds it until then.
     """
     if report is None or not report.in_kernel:
         return False

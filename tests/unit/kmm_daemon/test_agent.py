@@ -416,6 +416,22 @@ async def test_loaded_module_is_adopted_after_the_journal_was_lost(node: Node) -
     assert node.kernel.rows == {}
 
 
+async def test_module_is_said_to_be_there_while_it_is_pulled_again_for_a_lost_journal(
+    node: Node,
+) -> None:
+    await node.want(desired())
+    await node.restart(journal=False)
+    assert node.agent.reports.latest.accepted_uid == ""
+    pull = node.kernel.images.gates[ref()] = asyncio.Event()
+    await node.want(desired())
+    said = node.said()
+    assert said is not None and (said.state, said.in_kernel) == (ModuleState.PULLING, True)
+    pull.set()
+    await rest()
+    said = node.said()
+    assert said is not None and (said.state, said.in_kernel) == (ModuleState.LOADED, True)
+
+
 async def test_reboot_loads_again_and_replays_no_journal(node: Node) -> None:
     await node.want(desired())
     await node.reboot()

@@ -22,6 +22,8 @@ IMAGE = PreparedImage(
 WHY = ModuleFailure(reason="InUse", message="held")
 TRIED = FailedStep(entry=ENTRY, failure=WHY, attempts=2, retry=True)
 FOR_GOOD = replace(TRIED, retry=False)
+LOAD_FAILED = replace(TRIED, image_compared=True)
+OTHERS = {"rows": {"m": KernelModule(name="m", state="Live", build="another")}}
 
 REST = Rest(ref=ref(), record=RECORD)
 LOAD = Load(ref=ref(), image=IMAGE)
@@ -36,8 +38,11 @@ RETRY = Wait(ref=ref(), why="failed before", failed=TRIED)
 GIVEN_UP = Wait(ref=ref(), why="failed before", failed=FOR_GOOD)
 
 
-def situation(*, wanted=True, record=None, inside=True, failed=None, begun=None) -> Situation:
-    rows = {"m": KernelModule(name="m", state="Live")} if inside else {}
+def situation(
+    *, wanted=True, record=None, inside=True, failed=None, begun=None, rows=None
+) -> Situation:
+    if rows is None:
+        rows = {"m": KernelModule(name="m", state="Live")} if inside else {}
     return Situation(
         desired={ref(): ENTRY} if wanted else {},
         view=KernelView(boot_id="b", kernel_version="6.1", modules=rows),
@@ -58,8 +63,8 @@ def said(step: Step, s: Situation, *, runs: bool = False) -> ReportedModule:
     [
         (REST, False, {"record": RECORD}, "Loaded", True),
         (ADOPT, False, {"record": RECORD}, "Loaded", True),
-        (ADOPT_FOUND, False, {}, "Pending", False),
-        (ADOPT_FOUND, True, {}, "Loading", False),
+        (ADOPT_FOUND, False, {}, "Pending", True),
+        (ADOPT_FOUND, True, {}, "Loading", True),
         (PULL, False, {"inside": False}, "Pending", False),
         (PULL, True, {"inside": False}, "Pulling", False),
         (PULL, True, {"record": OLD_RECORD}, "Pulling", True),
@@ -80,6 +85,41 @@ def said(step: Step, s: Situation, *, runs: bool = False) -> ReportedModule:
 def test_state_by_step_and_truth_by_kernel(step, runs, changes, state, in_kernel) -> None:
     module = said(step, situation(**changes), runs=runs)
     assert (module.state, module.in_kernel) == (state, in_kernel)
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "in_kernel"),
+    [
+        (PULL, {}, True),
+        (RETRY, {"failed": TRIED}, True),
+        (GIVEN_UP, {"failed": FOR_GOOD}, True),
+        (PULL, {"inside": False}, False),
+        (PULL, {"rows": {"m": KernelModule(name="m", state="Unloading")}}, False),
+        (PULL, {"record": replace(RECORD, builds={"m": "ours"}), **OTHERS}, False),
+        (PULL, {"failed": LOAD_FAILED}, False),
+        (replace(RETRY, failed=LOAD_FAILED), {"failed": LOAD_FAILED}, False),
+        (LOAD, OTHERS, False),
+        (REFUSE, OTHERS, False),
+        (BEHIND, {}, False),
+    ],
+    ids=[
+        "pulled",
+        "pulled again later",
+        "pull failed for good",
+        "nothing there",
+        "going",
+        "another in the place of ours",
+        "pulled again after a load",
+        "loaded again later",
+        "replaced",
+        "refused",
+        "another Module first",
+    ],
+)
+def test_module_of_the_name_passes_for_the_modules_until_the_image_can_tell(
+    step, changes, in_kernel
+) -> None:
+    assert said(step, situation(**changes), runs=step is PULL).in_kernel is in_kernel
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,26 @@ def changed(labels, nms, *, live=False, boot_id=BOOT):
             NOTHING,
             id="the newer image failed, the older is still there",
         ),
+        *(
+            pytest.param(
+                state(WANTED, reports=(loaded(WANTED, state=coming),), observed=0),
+                NOTHING,
+                NOTHING,
+                id=f"of the name, and {coming} until the image can tell whose it is",
+            )
+            for coming in (
+                ModuleState.PENDING,
+                ModuleState.PULLING,
+                ModuleState.LOADING,
+                ModuleState.FAILED,
+            )
+        ),
+        pytest.param(
+            state(WANTED, accepted=-1, observed=-1, boot_id=""),
+            NOTHING,
+            NOTHING,
+            id="a daemon that has accepted nothing",
+        ),
         pytest.param(
             state(WANTED, reports=(loaded(WANTED, uid="older"),)),
             NOTHING,
@@ -102,6 +122,12 @@ LOADED = state(WANTED, reports=(loaded(WANTED),))
 
 def test_a_new_boot_removes_the_label_while_no_session_stands():
     assert changed([READY], LOADED, boot_id="new") == REMOVED
+
+
+def test_a_boot_that_a_daemon_only_names_removes_the_label():
+    unaccepted = state(WANTED, accepted=-1, observed=-1, boot_id="new")
+    assert changed([READY], unaccepted, boot_id=BOOT, live=True) == REMOVED
+    assert changed([READY], unaccepted, boot_id="new") == REMOVED
 
 
 def test_a_live_session_s_boot_is_the_truth():
