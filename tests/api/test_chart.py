@@ -291,7 +291,7 @@ def test_values_for_a_registry_give_what_the_patches_of_the_docs_do(
     patched = {"resources": [ours], "patches": yaml.safe_load(yaml_block(INSTALL, patch))}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(patched))
     made = by_id(helm.template({**WHOLE, **values, "certificates": {"mode": mode}}))
-    assert made == by_id(kustomized(tmp_path))
+    assert made == by_id(tagged(kustomized(tmp_path)))
 
 
 def test_seccomp_profile_of_another_place_is_the_one_that_the_daemon_asks_for(helm: Helm) -> None:

@@ -30,6 +30,7 @@ from grpclib.exceptions import GRPCError
 from kmm_common.tls import PodIdentity, ServerTls, TlsFiles, pod_uri
 from kmm_common.wire.gen.kmm import v1 as pb
 from kmm_cp.kube.client import KubeClient
+from kmm_cp.policy.pullsecrets import ROLE, binding_command
 from kmm_cp.roles.adapters import ConfigMapWriter
 from kmm_cp.roles.enrolment import SecretStore
 from kmm_cp.serving.authority import LIFE, NEXT_AFTER, AuthorityError
@@ -743,7 +744,12 @@ def test_secret_that_is_not_there_ends_kmm_cp_with_code_1_and_what_to_create(
     config = tmp_path / "kmm-cp.yaml"
     config.write_text(yaml.safe_dump({**plane.settings, **free, "enrolment": enrolment}))
     argv = [sys.executable, "-m", "kmm_cp.cli", "--config", str(config)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    # As shipped it may read its own Secret only, and waits for the right to another.
+    plane.cluster.kubectl(*binding_command(NAMESPACE, f'User "{USER}"').split()[1:])
+    try:
+        ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        plane.cluster.kubectl("delete", "rolebinding", ROLE, "--namespace", NAMESPACE)
     assert ended.returncode == 1
     assert f"no Secret {NAMESPACE}/not-there; create it, without data" in ended.stderr
     assert "Traceback" not in ended.stderr
