@@ -14,14 +14,7 @@ from support.simnode import SimNode
 async def test_label_of_a_module_that_is_there_outlasts_the_first_session(fleet: Fleet) -> None:
     node = await labelled_before(fleet)
     node.kernel.insmod("m", build=image_build(fleet))
-    before = fleet.audit_position()
-    pull = await start_with_a_slow_pull(fleet, node)
-    said = await pulling(fleet, node)
-    pull.set()
-    await fleet.loaded()
-    await fleet.reconciled()
-    assert writes_of_the_node(fleet, node, before) == []
-    assert said["inKernel"] is True
+    await keeps_its_label_through_a_slow_pull(fleet, node)
     assert node.kernel.loads(fleet.ref()) == 0
 
 
@@ -44,14 +37,7 @@ async def test_label_outlasts_the_loss_of_the_journal(fleet: Fleet) -> None:
     await fleet.apply()
     await fleet.loaded()
     await lose_the_journal(node)
-    before = fleet.audit_position()
-    pull = await start_with_a_slow_pull(fleet, node)
-    said = await pulling(fleet, node)
-    pull.set()
-    await fleet.loaded()
-    await fleet.reconciled()
-    assert writes_of_the_node(fleet, node, before) == []
-    assert said["inKernel"] is True
+    await keeps_its_label_through_a_slow_pull(fleet, node)
     assert node.kernel.loads(fleet.ref()) == 1
 
 
@@ -137,6 +123,18 @@ async def test_label_of_an_earlier_boot_goes_before_the_daemon_has_accepted_anyt
     pull = await start_with_a_slow_pull(fleet, node)
     await fleet.labelled(node, present=False)
     pull.set()
+
+
+async def keeps_its_label_through_a_slow_pull(fleet: Fleet, node: SimNode) -> None:
+    """Start the daemon, and have it take over what is in the kernel, with no write of the Node."""
+    before = fleet.audit_position()
+    pull = await start_with_a_slow_pull(fleet, node)
+    said = await pulling(fleet, node)
+    pull.set()
+    await fleet.loaded()
+    await fleet.reconciled()
+    assert writes_of_the_node(fleet, node, before) == []
+    assert said["inKernel"] is True
 
 
 async def labelled_before(fleet: Fleet) -> SimNode:

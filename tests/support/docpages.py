@@ -12,15 +12,9 @@ OTHER_RESOURCES = frozenset(
     (
         *("certificaterequest", "certificaterequests", "certificates", "issuer", "issuers"),
         *("clusterrolebinding", "configmap", "crd", "daemonset", "deployment", "namespace"),
-        *(
-            "daemonsets",
-            "validatingwebhookconfigurations",
-            "networkpolicy",
-            "service",
-            "podtemplate",
-        ),
-        *("poddisruptionbudget", "validatingadmissionpolicybinding", "validatingadmissionpolicy"),
-        *("clusterrole", "role", "serviceaccount"),
+        *("clusterrole", "daemonsets", "networkpolicy", "podtemplate", "role", "service"),
+        *("poddisruptionbudget", "serviceaccount"),
+        *("validatingadmissionpolicy", "validatingadmissionpolicybinding"),
         *("events", "node", "nodes", "pod", "pods", "rolebinding", "secret"),
         *("validatingwebhookconfiguration", "validatingwebhookconfigurations"),
     )
