@@ -39,7 +39,7 @@ images: $(READY) ## Build the images of both programs, with an SBOM each (OUTPUT
 test: $(READY) ## Run the tiers unit, api, fault, images and e2e, and count their tests
 	@exec $(BIN)/python tests/tiers.py unit api fault images e2e
 
-test-nightly: $(READY) ## Run the tests that take minutes each, api-oldest and install: about two hours in all
+test-nightly: $(READY) ## Run the tests that take minutes each, api-oldest and install: about 70 minutes in all
 	@exec $(BIN)/python tests/tiers.py nightly api-oldest install
 
 unit api fault e2e: $(READY) ## Run one tier of tests
