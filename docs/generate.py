@@ -18,9 +18,9 @@ HEAD = """# Settings
 
 Each program reads one file of YAML or JSON (`--config FILE`). A variable of the environment
 overrides a setting: its prefix and the setting's name in capitals, with a value in YAML or JSON.
-An unknown or wrong setting ends the start with exit code 2 and the setting's name. The daemon's
-file is best kept in JSON: it loads PyYAML only for what is no JSON, and keeps 1 MiB less in memory
-on every node.
+An unknown or wrong setting, or one that is given twice, ends the start with exit code 2 and the
+setting's name. The daemon's file is best kept in JSON: it loads PyYAML only for what is no JSON,
+and keeps 1 MiB less in memory on every node.
 
 The file is looked at every ten seconds. A change of a setting that needs no restart is taken then,
 also where kubelet swaps a mounted ConfigMap; one that needs a restart waits for it, and the log

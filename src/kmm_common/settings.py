@@ -1,6 +1,5 @@
 """Strict settings from a YAML or JSON file and the environment; used by every program of KMM."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kmm_common.errors import TerminalError
+from kmm_common.settingstext import parsed
 
 INVALID = "InvalidSettings"
 
@@ -100,7 +100,7 @@ def load_settings(model: type[S], path: Path, *, prefix: str, environment: Mappi
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = _parsed(path.read_text()) or {}
+        content = parsed(path.read_text()) or {}
     except (OSError, ValueError) as error:
         raise TerminalError(f"settings file {path}: {error}", reason=INVALID) from error
     if not isinstance(content, dict):
@@ -115,25 +115,9 @@ def _overrides(prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _variable(key: str, value: str) -> Any:
     try:
-        return _parsed(value)
+        return parsed(value)
     except ValueError as error:
         raise TerminalError(f"variable {key}: {error}", reason=INVALID) from error
-
-
-def _parsed(text: str) -> Any:
-    """Return what YAML or JSON says. ValueError.
-
-    PyYAML is imported only for what is no JSON: an idle daemon pays 1 MiB for it, on every node.
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
 
 
 def _told(model: type[Strict], problem: Any) -> str:

@@ -79,7 +79,9 @@ def test_what_can_be_taken_at_once_is_and_the_rest_is_named(
     ]
 
 
-@pytest.mark.parametrize("wrong", ["limit: 0", "limt: 2", "[", None], ids=str)
+@pytest.mark.parametrize(
+    "wrong", ["limit: 0", "limt: 2", "limit: 2\nlimit: 3", "[", "[" * 10_000, None]
+)
 def test_a_file_that_has_become_wrong_changes_nothing_and_is_told_of_once(
     world: World, wrong: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
