@@ -44,15 +44,16 @@ def _parsed_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            # Before keys are merged (<<), which may stand beside those that they are to replace.
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            # Keys are merged (<<) later, beside those that they give way to.
+            node = super().compose_mapping_node(anchor)
             seen: set[str] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in seen:
                         raise _twice(key.value, f" (line {key.start_mark.line + 1})")
                     seen.add(key.value)
-            return super().construct_mapping(node, deep=deep)
+            return node
 
     try:
         return yaml.load(text, Loader)  # noqa: S506 - it is a SafeLoader

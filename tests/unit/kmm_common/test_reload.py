@@ -80,7 +80,12 @@ def test_what_can_be_taken_at_once_is_and_the_rest_is_named(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["limit: 0", "limt: 2", "limit: 2\nlimit: 3", "[", "[" * 10_000, None]
+    "wrong",
+    [
+        *("limit: 0", "limt: 2", "limit: 2\nlimit: 3", "["),
+        pytest.param("[" * 10_000, id="deep"),
+        pytest.param(None, id="gone"),
+    ],
 )
 def test_a_file_that_has_become_wrong_changes_nothing_and_is_told_of_once(
     world: World, wrong: str | None, caplog: pytest.LogCaptureFixture
