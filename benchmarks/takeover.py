@@ -25,6 +25,7 @@ from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubelet import NAMESPACE
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority, Identity
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
 
@@ -189,7 +190,8 @@ def _seconds(action: Callable[[], Any]) -> float:
 def _replicas() -> Iterator[tuple[KubeApi, list[Replica]]]:
     with tempfile.TemporaryDirectory(prefix="kmm-bench-") as scratch, ExitStack() as stack:
         directory = Path(scratch)
-        layout = Layout(directory=directory / "kubernetes", ports=Ports.free())
+        ports = Ports.of(stack.enter_context(KeptPorts()))
+        layout = Layout(directory=directory / "kubernetes", ports=ports)
         plane = ControlPlane.start(find_binaries(Progress()), layout, leashed=True)
         stack.callback(plane.stop)
         api = plane.api()

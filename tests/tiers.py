@@ -30,6 +30,9 @@ NIGHTLY_SECONDS = 3 * 3600
 SPINE = ("e2e/test_spine.py", "e2e/test_in_tree.py")
 """Also run on real kubelets."""
 WHY_LENGTH = 300
+"""Characters of a line that says why a test failed."""
+LAST_LINES = 8
+"""Of such a text, beside the first: a program that ended has said there what it could not do."""
 TEST_SECONDS = 1500
 """For a test on real kubelets: the first one waits for the whole cluster."""
 
@@ -45,7 +48,7 @@ class Outcome:
     exit_code: int = 0
     blocked: str = ""
     failures: tuple[str, ...] = ()
-    """Each test that failed, with the first line of why."""
+    """Each test that failed, with the first line of why and the last ones, if there are more."""
 
 
 def nothing_needed() -> str:
@@ -267,11 +270,12 @@ def counted(tier: str, code: int, junit: Path) -> Outcome:
 
 
 def failures(suite: ElementTree.Element) -> Iterator[str]:
-    """Yield each test of a JUnit suite that failed, with the first line of why."""
+    """Yield each test of a JUnit suite that failed, and why: the first line and the last ones."""
     for case in suite.iter("testcase"):
         for found in (*case.findall("failure"), *case.findall("error")):
-            why = found.get("message", "").partition("\n")[0]
-            yield f"{case.get('classname')}::{case.get('name')}: {why[:WHY_LENGTH]}"
+            first, *more = (line[:WHY_LENGTH] for line in found.get("message", "").split("\n"))
+            told = "".join(f"\n    {line}" for line in more[-LAST_LINES:] if line.strip())
+            yield f"{case.get('classname')}::{case.get('name')}: {first}{told}"
 
 
 def verdict(outcomes: list[Outcome], *, strict: bool) -> int:

@@ -1,6 +1,5 @@
 """A real Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.kubeconfig import write_kubeconfig
 from kmm_sandbox.manifests import Kubectl
 from kmm_sandbox.pki import Authority, Identity, service_account_key
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, Process, wait_until
 
 READY_SECONDS = 120.0
@@ -22,15 +22,6 @@ rules:
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Return so many loopback ports that nobody uses at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    numbers = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return numbers
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Where the parts listen."""
@@ -40,10 +31,9 @@ class Ports:
     api: int = 6443
 
     @classmethod
-    def free(cls) -> "Ports":
-        """Return loopback ports that nobody uses at this moment."""
-        etcd, etcd_peer, api = free_ports(3)
-        return cls(etcd=etcd, etcd_peer=etcd_peer, api=api)
+    def of(cls, kept: KeptPorts) -> "Ports":
+        """Return loopback ports that are kept for them."""
+        return cls(etcd=kept.port(), etcd_peer=kept.port(), api=kept.port())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from support.installation import (
     kustomized,
     yaml_block,
 )
-from support.kmmcp import KmmCp, free_port, new_control_plane
+from support.kmmcp import KmmCp, new_control_plane
 
 pytestmark = pytest.mark.timeout(3600)
 """The first run on a machine compiles cert-manager's controllers."""
@@ -142,7 +142,7 @@ def control_plane(installation: Installation, tmp_path: Path) -> Iterator[KmmCp]
         "tls": moved,
     }
     if "enrolment" in settings:
-        plane.settings["enrolment"] = {"listen": f"127.0.0.1:{free_port()}"}
+        plane.settings["enrolment"] = {"listen": plane.ports.address()}
     else:
         CertificateVolume(tmp_path / "tls").replace(issued(installation))
     try:

@@ -11,6 +11,7 @@ from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.manifests import Kubectl
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.progress import Progress
 from support import rights
 
@@ -74,14 +75,15 @@ class Cluster:
 def running_cluster(directory: Path) -> Iterator[Cluster]:
     """Start a control plane with KMM's CRDs; stop it, with all it holds, at the end."""
     binaries = find_binaries(Progress(), release())
-    layout = Layout(directory=directory, ports=Ports.free())
-    plane = ControlPlane.start(binaries, layout, leashed=True)
-    try:
-        kubectl = Kubectl(program=binaries.kubectl, kubeconfig=plane.kubeconfig)
-        kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
-        plane.wait_for_default_service_account()
-        cluster = Cluster(plane=plane, api=plane.api(), kubectl=kubectl)
-        yield cluster
-        rights.leave(cluster.audit_log, cluster.meant_refusals)
-    finally:
-        plane.stop()
+    with KeptPorts() as ports:
+        layout = Layout(directory=directory, ports=Ports.of(ports))
+        plane = ControlPlane.start(binaries, layout, leashed=True)
+        try:
+            kubectl = Kubectl(program=binaries.kubectl, kubeconfig=plane.kubeconfig)
+            kubectl.apply_crds(sorted(CRDS.glob("*.yaml")))
+            plane.wait_for_default_service_account()
+            cluster = Cluster(plane=plane, api=plane.api(), kubectl=kubectl)
+            yield cluster
+            rights.leave(cluster.audit_log, cluster.meant_refusals)
+        finally:
+            plane.stop()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kmm_common.tls import TlsFiles
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, Process
-from support.kmmcp import free_port
 from support.tmpkernel import TmpKernel
 
 PROGRAM = "kmm_sandbox.simulated.daemon"
@@ -21,26 +21,27 @@ def running_daemon(
     directory: Path, *, server_port: int, files: TlsFiles, **changes: Any
 ) -> Iterator[tuple[Process, str]]:
     """Run it until the end of the block; yield the process and its `metrics_listen`."""
-    listen = f"127.0.0.1:{free_port()}"
-    settings = {
-        "server": f"127.0.0.1:{server_port}",
-        "server_name": "localhost",
-        "tls": {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)},
-        "run_dir": str(directory / "run"),
-        "state_dir": str(directory / "state"),
-        "firmware_dir": str(directory / "firmware"),
-        "metrics_listen": listen,
-        "log_format": "json",
-        **changes,
-    }
-    kernel = TmpKernel(directory / "kernel")
-    config = directory / "daemon.json"
-    config.write_text(json.dumps(settings))
-    argv = [sys.executable, "-m", PROGRAM, str(kernel.root), "--config", str(config)]
-    process = Launcher(logs=directory, leashed=True).start("kmm-daemon", argv)
-    try:
-        yield process, listen
-        process.require_alive()
-        assert process.stop(grace=STOP_SECONDS) == 0
-    finally:
-        process.kill()
+    with KeptPorts() as ports:
+        listen = ports.address()
+        settings = {
+            "server": f"127.0.0.1:{server_port}",
+            "server_name": "localhost",
+            "tls": {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)},
+            "run_dir": str(directory / "run"),
+            "state_dir": str(directory / "state"),
+            "firmware_dir": str(directory / "firmware"),
+            "metrics_listen": listen,
+            "log_format": "json",
+            **changes,
+        }
+        kernel = TmpKernel(directory / "kernel")
+        config = directory / "daemon.json"
+        config.write_text(json.dumps(settings))
+        argv = [sys.executable, "-m", PROGRAM, str(kernel.root), "--config", str(config)]
+        process = Launcher(logs=directory, leashed=True).start("kmm-daemon", argv)
+        try:
+            yield process, listen
+            process.require_alive()
+            assert process.stop(grace=STOP_SECONDS) == 0
+        finally:
+            process.kill()

@@ -19,7 +19,7 @@ from kmm_sandbox.kubeapi import KubeApi, Object
 from support import rights
 from support.certificates import NAMESPACE, SERVICE_ACCOUNT
 from support.cluster import Cluster
-from support.kmmcp import KmmCp, free_port, new_control_plane, prepare_cluster
+from support.kmmcp import KmmCp, new_control_plane, prepare_cluster
 from support.link import Told
 from support.simnode import PODS, SimNode
 
@@ -41,7 +41,7 @@ def enrolling_control_plane(cluster: Cluster, directory: Path) -> KmmCp:
     tls = directory / "tls"
     made.settings["tls"] = {name: str(tls / f"{name}.pem") for name in ("cert", "key", "ca")}
     made.settings["enrolment"] = {
-        "listen": f"127.0.0.1:{free_port()}",
+        "listen": made.ports.address(),
         "server_names": ["localhost"],
     }
     return made

@@ -4,7 +4,6 @@ import http.client
 import json
 import re
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from kmm_sandbox.errors import SandboxError
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.programs import GROUPS, USER
 from support import rights
@@ -43,6 +43,8 @@ class KmmCp:
     process: Process | None = None
     program: Sequence[str] = ("-m", "kmm_cp.cli")
     """What Python is to run."""
+    ports: KeptPorts = field(default_factory=KeptPorts, repr=False)
+    """Where it listens: nobody else gets one of them before close(), also while it is down."""
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), repr=False)
     """Its thread holds the leash: a leashed process ends with the thread that started it."""
 
@@ -107,6 +109,7 @@ class KmmCp:
         if self.process is not None:
             self.process.kill()
         self._starter.shutdown()
+        self.ports.close()
 
     def restart(self) -> None:
         """Stop it and start it again."""
@@ -203,17 +206,23 @@ def new_control_plane(
 ) -> KmmCp:
     """Return a control plane that is not started yet."""
     certificates = certificates or Certificates(directory / "link-pki")
-    files = certificates.server()
+    files, ports = certificates.server(), KeptPorts()
     settings = {
         "kubeconfig": str(cluster.kubeconfig_for(USER, GROUPS)),
         "namespace": NAMESPACE,
         "replica": "only",
-        "listen": f"127.0.0.1:{free_port()}",
-        "metrics_listen": f"127.0.0.1:{free_port()}",
+        "listen": ports.address(),
+        "metrics_listen": ports.address(),
         "tls": {"cert": str(files.cert), "key": str(files.key), "ca": str(files.ca)},
         "log_format": "json",
     }
-    return KmmCp(cluster=cluster, directory=directory, certificates=certificates, settings=settings)
+    return KmmCp(
+        cluster=cluster,
+        directory=directory,
+        certificates=certificates,
+        settings=settings,
+        ports=ports,
+    )
 
 
 def prepare_cluster(cluster: Cluster) -> None:
@@ -222,8 +231,3 @@ def prepare_cluster(cluster: Cluster) -> None:
     accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
     cluster.api.ensure(accounts, {"metadata": {"name": SERVICE_ACCOUNT}})
     cluster.kubectl("apply", "-f", str(rights.MANIFEST))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from kmm_sandbox.machine import install_missing
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from support.fleet import eventually
-from support.kmmcp import free_port
 
 PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"}
 LIMIT_SECONDS = 120.0
@@ -117,17 +117,18 @@ def running_prometheus(
     directory.mkdir(parents=True, exist_ok=True)
     config = written(directory / "prometheus.yaml", content)
     promtool("check", "config", config)
-    address = f"127.0.0.1:{free_port()}"
-    argv = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
-    argv.append(f"--storage.tsdb.path={directory / 'data'}")
-    process = Launcher(logs=directory, leashed=True).start("prometheus", argv)
-    try:
-        prometheus = Prometheus(address=address)
-        wait_until(prometheus.is_ready, seconds=READY_SECONDS, what="Prometheus")
-        yield prometheus
-        process.require_alive()
-    finally:
-        process.kill()
+    with KeptPorts() as ports:
+        address = ports.address()
+        argv = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
+        argv.append(f"--storage.tsdb.path={directory / 'data'}")
+        process = Launcher(logs=directory, leashed=True).start("prometheus", argv)
+        try:
+            prometheus = Prometheus(address=address)
+            wait_until(prometheus.is_ready, seconds=READY_SECONDS, what="Prometheus")
+            yield prometheus
+            process.require_alive()
+        finally:
+            process.kill()
 
 
 def job(name: str, endpoint: Json, address: str) -> Json:

@@ -63,6 +63,21 @@ def test_processes_are_counted_together_and_one_that_fails_is_enough(
     assert "2| " in printed
 
 
+def test_last_lines_of_why_a_test_failed_are_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = "\\n".join(f"line {number}" for number in range(tiers.LAST_LINES + 3))
+    failing = f'def test_it():\n    raise OSError("it ended; its log ends:\\n{log}\\n")\n'
+    (tmp_path / "test_a.py").write_text(failing)
+    monkeypatch.setattr(tiers, "TESTS", tmp_path.parent)
+    monkeypatch.setitem(tiers.TIERS, tmp_path.name, tiers.Tier())
+    (told,) = tiers.run(tmp_path.name, []).failures
+    first, *last = told.splitlines()
+    assert first.endswith("::test_it: OSError: it ended; its log ends:")
+    assert last[-1] == f"    line {tiers.LAST_LINES + 2}"
+    assert "    line 0" not in last
+
+
 def test_process_that_writes_no_report_fails_its_tier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

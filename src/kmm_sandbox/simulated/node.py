@@ -9,7 +9,6 @@ from pathlib import Path
 from kmm_common.errors import TransientError
 from kmm_daemon.kernel.procfs import KernelFiles
 from kmm_sandbox import programs
-from kmm_sandbox.controlplane import free_ports
 from kmm_sandbox.daemontls import write_daemon_tls
 from kmm_sandbox.errors import SandboxError
 from kmm_sandbox.guestexec import Answer
@@ -63,6 +62,8 @@ class SimulatedNode:
     """Signs the daemon's certificate."""
     server: str
     """host:port that the control plane has for daemons."""
+    metrics_listen: str
+    """host:port where the daemon tells its metrics."""
     daemon: Process | None = None
 
     @property
@@ -131,7 +132,6 @@ class SimulatedNode:
             self.daemon = None
 
     def _settings(self) -> Object:
-        (metrics_port,) = free_ports(1)
         return {
             "server": self.server,
             "server_name": programs.SERVER_NAME,
@@ -139,7 +139,7 @@ class SimulatedNode:
             "run_dir": str(self.directory / "run"),
             "state_dir": str(self.directory / "state"),
             "firmware_dir": str(self.directory / "firmware"),
-            "metrics_listen": f"127.0.0.1:{metrics_port}",
+            "metrics_listen": self.metrics_listen,
             "drift_check_seconds": DRIFT_CHECK_SECONDS,
             "log_format": "json",
         }

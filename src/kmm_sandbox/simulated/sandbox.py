@@ -1,13 +1,15 @@
 """A whole cluster whose nodes are simulated: processes of one user on loopback, and no more."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmm_sandbox.binaries import Binaries
-from kmm_sandbox.controlplane import ControlPlane, Layout, Ports, free_ports
+from kmm_sandbox.controlplane import ControlPlane, Layout, Ports
 from kmm_sandbox.kmmcp import KmmCp
 from kmm_sandbox.kubelet import Kubelet
 from kmm_sandbox.played import PlayedSandbox
+from kmm_sandbox.ports import HOST, KeptPorts
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.programs import Listening
 from kmm_sandbox.progress import Progress
@@ -15,13 +17,15 @@ from kmm_sandbox.simulated.modules import SimulatedTree
 from kmm_sandbox.simulated.node import SimulatedMachine, SimulatedNode
 from kmm_sandbox.simulated.registry import start_registry
 
-HOST = "127.0.0.1"
 READY_SECONDS = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedSandbox(PlayedSandbox[SimulatedNode]):
     """Started once, in the main thread: what it starts ends with that thread."""
+
+    ports: KeptPorts
+    """Where its programs listen."""
 
     @classmethod
     def start(
@@ -34,35 +38,32 @@ class SimulatedSandbox(PlayedSandbox[SimulatedNode]):
         nodes: int,
     ) -> "SimulatedSandbox":
         """Bring everything up, the daemons included. Raises SandboxError."""
-        launcher = Launcher(logs=directory / "logs", leashed=True)
-        with progress.step("Kubernetes and a registry"):
-            layout = Layout(directory=directory / "kubernetes", ports=Ports.free())
-            plane = ControlPlane.start(binaries, layout, leashed=True)
-            try:
-                sandbox = cls._beside(plane, directory, launcher, registry_program)
-            except BaseException:
-                plane.stop()
-                raise
-        try:
+        with ExitStack() as undo:
+            ports = undo.enter_context(KeptPorts())
+            with progress.step("Kubernetes and a registry"):
+                layout = Layout(directory=directory / "kubernetes", ports=Ports.of(ports))
+                plane = ControlPlane.start(binaries, layout, leashed=True)
+                undo.callback(plane.stop)
+                sandbox = cls._beside(plane, directory, ports, registry_program)
+                undo.callback(sandbox.stop)
             sandbox._install(nodes, progress)
-        except BaseException:
-            sandbox.stop()
-            raise
+            undo.pop_all()
         return sandbox
 
     @classmethod
     def _beside(
-        cls, plane: ControlPlane, directory: Path, launcher: Launcher, registry_program: Path
+        cls, plane: ControlPlane, directory: Path, ports: KeptPorts, registry_program: Path
     ) -> "SimulatedSandbox":
         """Start the registry; return the sandbox that has nothing of KMM yet."""
-        registry_port, link_port, metrics_port = free_ports(3)
-        listening = Listening(host=HOST, link_port=link_port, metrics_port=metrics_port)
+        launcher = Launcher(logs=directory / "logs", leashed=True)
+        listening = Listening(host=HOST, link_port=ports.port(), metrics_port=ports.port())
         return cls(
             directory=directory,
+            ports=ports,
             launcher=launcher,
             kernel=SimulatedTree.make(directory / "modules"),
             plane=plane,
-            registry=start_registry(registry_program, launcher, port=registry_port),
+            registry=start_registry(registry_program, launcher, port=ports.port()),
             kmm_cp=KmmCp(
                 directory=directory,
                 launcher=launcher,
@@ -91,6 +92,13 @@ class SimulatedSandbox(PlayedSandbox[SimulatedNode]):
             launcher=self.launcher,
             authority=self.kmm_cp.authority,
             server=self.kmm_cp.listening.link,
+            metrics_listen=self.ports.address(),
         )
         self.nodes[name] = node
         node.join()
+
+    def stop(self) -> None:
+        """End everything at once; what is on disk stays until the directory goes."""
+        # Not super(): a class with slots is made anew, and the name it means is the old one's.
+        PlayedSandbox.stop(self)
+        self.ports.close()

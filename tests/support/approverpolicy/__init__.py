@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kmm_sandbox.kubeapi import KubeApi
 from kmm_sandbox.pki import Identity
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import wait_until
 from kmm_sandbox.progress import Progress
 from support.certmanager import (
@@ -20,7 +21,6 @@ from support.certmanager import (
 )
 from support.cluster import Cluster
 from support.goprogram import GoProgram
-from support.kmmcp import free_port
 
 APPROVER_POLICY = GoProgram(
     name="approver-policy",
@@ -64,17 +64,18 @@ def running_approver_policy(cluster: Cluster, directory: Path) -> Iterator[None]
         )
         stack.enter_context(controllers)
         stack.enter_context(running_webhook(cluster, directory))
-        stack.enter_context(running(APPROVER_POLICY, directory, *_arguments(cluster)))
+        arguments = _arguments(cluster, stack.enter_context(KeptPorts()))
+        stack.enter_context(running(APPROVER_POLICY, directory, *arguments))
         yield
 
 
-def _arguments(cluster: Cluster) -> list[str]:
+def _arguments(cluster: Cluster, ports: KeptPorts) -> list[str]:
     addresses = ("metrics-bind-address", "readiness-probe-bind-address")
     return [
         f"--kubeconfig={cluster.kubeconfig_for(user(_APPROVER))}",
         "--webhook-host=127.0.0.1",
-        f"--webhook-port={free_port()}",
-        *(f"--{name}=127.0.0.1:{free_port()}" for name in addresses),
+        f"--webhook-port={ports.port()}",
+        *(f"--{name}={ports.address()}" for name in addresses),
         f"--webhook-ca-secret-namespace={NAMESPACE}",
         f"--leader-election-namespace={NAMESPACE}",
     ]

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from kmm_sandbox.kubeapi import KubeApi, Object
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, Process, wait_until
 from kmm_sandbox.progress import Progress
 from support.certvolume import CERT
 from support.cluster import Cluster
 from support.goprogram import GoProgram
-from support.kmmcp import free_port
 
 NAMESPACE = "cert-manager"
 _SECRET = "cert-manager-webhook-ca"
@@ -53,10 +53,10 @@ def running_cert_manager(
 @contextmanager
 def running_webhook(cluster: Cluster, directory: Path) -> Iterator[None]:
     """Have requests say who made them, and approvals judged by the rights of who approves."""
-    port = free_port()
     kubeconfig = ("--kubeconfig", str(cluster.kubeconfig))
-    serving = ("--port", str(port), "--secret", _SECRET)
     with ExitStack() as stack:
+        port = stack.enter_context(KeptPorts()).port()
+        serving = ("--port", str(port), "--secret", _SECRET)
         processes = [
             stack.enter_context(running(program, directory, *kubeconfig, *arguments))
             for program, arguments in ((WEBHOOK, serving), (CAINJECTOR, ()))

@@ -23,11 +23,11 @@ from kmm_common.clock import SystemClock, rfc3339
 from kmm_sandbox.cache import cache_directory
 from kmm_sandbox.gotoolchain import find_go
 from kmm_sandbox.kubeapi import KubeApi, Object
+from kmm_sandbox.ports import KeptPorts
 from kmm_sandbox.processes import Launcher, wait_until
 from kmm_sandbox.progress import Progress
 from support.cluster import Cluster
 from support.goprogram import GoProgram
-from support.kmmcp import free_port
 
 KUSTOMIZE_CONTROLLER = GoProgram(
     name="kustomize-controller",
@@ -58,16 +58,17 @@ def running_flux(cluster: Cluster, directory: Path) -> Iterator[None]:
     found = KUSTOMIZE_CONTROLLER.find(Progress())
     cluster.kubectl.apply_crds([*found.crds, *_source_definitions()])
     cluster.api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    addresses = [f"--{name}-addr=127.0.0.1:{free_port()}" for name in ("metrics", "health")]
-    argv = [str(found.program), *addresses, "--events-addr="]
     env = {"RUNTIME_NAMESPACE": NAMESPACE, "KUBECONFIG": str(cluster.kubeconfig)}
     launcher = Launcher(logs=directory, leashed=True)
-    process = launcher.start("kustomize-controller", argv, env=env)
-    try:
-        yield
-        process.require_alive()
-    finally:
-        process.kill()
+    with KeptPorts() as ports:
+        addresses = [f"--{name}-addr={ports.address()}" for name in ("metrics", "health")]
+        argv = [str(found.program), *addresses, "--events-addr="]
+        process = launcher.start("kustomize-controller", argv, env=env)
+        try:
+            yield
+            process.require_alive()
+        finally:
+            process.kill()
 
 
 def _source_definitions() -> list[Path]:

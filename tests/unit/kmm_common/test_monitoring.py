@@ -14,22 +14,19 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from kmm_common import monitoring
 from kmm_common.listening import CannotListenError
 from kmm_common.monitoring import MOST_CONNECTIONS, MonitoringServer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+from kmm_sandbox.ports import KeptPorts
 
 
 @asynccontextmanager
 async def serving(ready: Callable[[], bool]) -> AsyncIterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    server = MonitoringServer(address, exposition=lambda: b"kmm_module_num 1.0\n", ready=ready)
-    await server.start()
-    try:
-        yield f"http://{address}"
-    finally:
-        await server.stop()
+    with KeptPorts() as ports:
+        address = ports.address()
+        server = MonitoringServer(address, exposition=lambda: b"kmm_module_num 1.0\n", ready=ready)
+        await server.start()
+        try:
+            yield f"http://{address}"
+        finally:
+            await server.stop()
 
 
 async def ask(url: str) -> tuple[int, str, str]:

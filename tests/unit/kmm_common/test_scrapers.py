@@ -16,9 +16,9 @@ from kmm_common.monitoring import MOST_CONNECTIONS, MonitoringServer
 from kmm_common.settings import MetricsTlsSettings
 from kmm_common.tls import TlsFiles, TlsFilesError
 from kmm_sandbox.pki import Identity
+from kmm_sandbox.ports import KeptPorts
 from support.certificates import Certificates
 from support.fleet import eventually
-from support.kmmcp import free_port
 
 NAMES = ("prometheus.test", "spiffe://kmm.test/ns/monitoring/sa/prometheus")
 SERVED = b"kmm_module_num 1.0\n"
@@ -39,15 +39,16 @@ def scraper(certificates: Certificates, *, host: str = "", uri: str = "") -> Tls
 async def serving(files: TlsFiles, *, awaits_files: bool = False) -> AsyncIterator[int]:
     """Serve metrics over TLS; yield the port."""
     tls = MetricsTlsSettings(cert=files.cert, key=files.key, ca=files.ca, names=NAMES)
-    port = free_port()
-    server = MonitoringServer(
-        f"127.0.0.1:{port}", exposition=lambda: SERVED, tls=tls, awaits_files=awaits_files
-    )
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop()
+    with KeptPorts() as ports:
+        port = ports.port()
+        server = MonitoringServer(
+            f"127.0.0.1:{port}", exposition=lambda: SERVED, tls=tls, awaits_files=awaits_files
+        )
+        await server.start()
+        try:
+            yield port
+        finally:
+            await server.stop()
 
 
 def client(certificates: Certificates, files: TlsFiles | None) -> ssl.SSLContext:

@@ -13,24 +13,24 @@ import pytest
 import yaml
 
 from kmm_common.clock import SystemClock
+from kmm_common.listening import host_and_port
 from kmm_common.reload import SettingsFile
 from kmm_cp.roles import standalone
 from kmm_cp.settings import load
+from kmm_sandbox.ports import KeptPorts
 from support.certificates import Certificates
 from support.fleet import eventually
-from support.kmmcp import free_port
 
 PATIENT = 20.0
 
 
-def kubeconfig(directory: Path) -> Path:
-    """Write one of a server that is not there."""
-    server = f"http://127.0.0.1:{free_port()}"
+def kubeconfig(directory: Path, server: str) -> Path:
+    """Write one of a server by its host:port."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "x",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{server}"}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "users": [{"name": "u", "user": {}}],
     }
@@ -55,10 +55,13 @@ def enrolling_and_monitored_by_tls(directory: Path) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def started(directory: Path, settings: dict[str, Any]) -> AsyncIterator[asyncio.Task[None]]:
+async def started(
+    directory: Path, settings: dict[str, Any], *, server: str
+) -> AsyncIterator[asyncio.Task[None]]:
     """Run a control plane, until the end of the block at the latest."""
     config = directory / "kmm-cp.yaml"
-    config.write_text(yaml.safe_dump({"kubeconfig": str(kubeconfig(directory)), **settings}))
+    login = str(kubeconfig(directory, server))
+    config.write_text(yaml.safe_dump({"kubeconfig": login, **settings}))
     file = SettingsFile(config, load, clock=SystemClock())
     running = asyncio.create_task(standalone.run(file), name="control plane")
     try:
@@ -89,22 +92,23 @@ async def probed(url: str) -> int:
 async def test_who_waits_for_the_api_server_is_alive_and_not_ready_and_ends_when_told_to(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: Any, scheme: str, waits: str
 ) -> None:
-    metrics, daemons = free_port(), free_port()
-    ports = {"metrics_listen": f"127.0.0.1:{metrics}", "listen": f"127.0.0.1:{daemons}"}
-    probes = f"{scheme}://127.0.0.1:{metrics}"
-    async with started(tmp_path, {**settings(tmp_path), **ports}) as running:
-        await eventually(
-            lambda: asyncio.sleep(0, [each.getMessage() for each in caplog.records]),
-            lambda messages: waits in messages,
-            what=waits,
-            seconds=PATIENT,
-        )
-        assert await probed(f"{probes}/healthz") == 200
-        assert await probed(f"{probes}/readyz") == 503
-        assert not running.done()
-        os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(PATIENT):
-            await running
-    for port in metrics, daemons:
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", port)
+    with KeptPorts() as ports:
+        listens = {"metrics_listen": ports.address(), "listen": ports.address()}
+        given = {**settings(tmp_path), **listens}
+        probes = f"{scheme}://{listens['metrics_listen']}"
+        async with started(tmp_path, given, server=ports.address()) as running:
+            await eventually(
+                lambda: asyncio.sleep(0, [each.getMessage() for each in caplog.records]),
+                lambda messages: waits in messages,
+                what=waits,
+                seconds=PATIENT,
+            )
+            assert await probed(f"{probes}/healthz") == 200
+            assert await probed(f"{probes}/readyz") == 503
+            assert not running.done()
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(PATIENT):
+                await running
+        for address in listens.values():
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(*host_and_port(address))
