@@ -12,7 +12,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from kmm_common.listening import host_and_port
 from kmm_sandbox.pki import Identity
+from kmm_sandbox.ports import KeptPorts
 from support.cluster import Cluster
 
 Object = dict[str, Any]
@@ -131,7 +133,7 @@ class FaultProxy:
         """Applied to each watch event."""
         self._upstream = upstream
         self._tls = tls
-        self._port = 0
+        self._address = ""
         self._rules: list[_Rule] = []
         self._streams: list[Stream] = []
         self._connections: set[asyncio.Transport] = set()
@@ -141,7 +143,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}"
 
     # What a test tells it.
 
@@ -206,9 +208,9 @@ class FaultProxy:
     async def up(self) -> None:
         """Take connections, on the same port as before."""
         assert self._runner is not None
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        host, port = host_and_port(self._address)
+        self._site = web.TCPSite(self._runner, host, port, reuse_address=True)
         await self._site.start()
-        self._port = self._runner.addresses[0][1]
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator["FaultProxy"]:
@@ -218,13 +220,16 @@ class FaultProxy:
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
-        async with aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as self._session:
-            await self.up()
-            try:
-                yield self
-            finally:
-                await self.down()
-                await self._runner.cleanup()
+        session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
+        with KeptPorts() as ports:
+            self._address = ports.address()
+            async with session as self._session:
+                await self.up()
+                try:
+                    yield self
+                finally:
+                    await self.down()
+                    await self._runner.cleanup()
 
     # What it does.
 
