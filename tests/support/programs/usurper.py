@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from kmm_cp import cli
-from kmm_cp.roles import standalone
+from kmm_cp.roles import parts
 from kmm_cp.runtime.election import Record
 
 
@@ -22,5 +22,5 @@ class OwnRecord:
         return record
 
 
-standalone.LeaseRecords = OwnRecord  # type: ignore[attr-defined, assignment]
+parts.LeaseRecords = OwnRecord  # type: ignore[attr-defined, assignment]
 sys.exit(cli.main())
