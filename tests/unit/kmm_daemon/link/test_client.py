@@ -20,6 +20,7 @@ from kmm_common.logs import fields_of
 from kmm_common.tls import ServerTls, TlsFiles
 from kmm_daemon.link.client import STABLE_SECONDS, reconnect_backoff
 from kmm_daemon.values import Accepted, DesiredUpdate, NeedsSnapshot, StateReport, UpdateKind
+from kmm_sandbox.ports import KeptPorts
 from support.certificates import Certificates
 from support.desired import desired, reported
 from support.link import Holder, Told, acked, end_session, linked
@@ -329,9 +330,9 @@ async def test_server_that_speaks_something_else_is_named(
 async def test_port_where_nobody_listens_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    problem = await only_problem(port, Certificates(tmp_path).daemon("a"), caplog)
+    with KeptPorts() as ports:
+        port = ports.port()
+        problem = await only_problem(port, Certificates(tmp_path).daemon("a"), caplog)
     assert problem.startswith(f"no connection to 127.0.0.1:{port}: ")
     assert "check server" in problem
 
@@ -430,15 +431,14 @@ async def test_hour_without_a_control_plane_is_an_attempt_in_half_a_minute_and_o
 
     product = reconnect_backoff()
     backoff = Noted(product.base, product.cap, product.jitter, random.Random(SEED))  # noqa: S311
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     files = Certificates(tmp_path).daemon("a")
-    async with linked(port, files, Holder(), clock=clock, backoff=backoff):
-        attempts = 0
-        while clock.monotonic() < 3600.0:
-            attempts += 1
-            await until(lambda due=attempts: len(delays) == due and clock.sleeping())
-            await clock.advance(delays[-1])
+    with KeptPorts() as ports:
+        async with linked(ports.port(), files, Holder(), clock=clock, backoff=backoff):
+            attempts = 0
+            while clock.monotonic() < 3600.0:
+                attempts += 1
+                await until(lambda due=attempts: len(delays) == due and clock.sleeping())
+                await clock.advance(delays[-1])
     assert 3600.0 / product.cap <= attempts <= 2 * 3600.0 / (product.cap / 2)
     lines = [one.message for one in caplog.records if one.name.startswith("kmm_daemon")]
     assert lines == ["no session with the control plane"]
