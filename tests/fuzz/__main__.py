@@ -67,6 +67,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}")
     options = parser.parse_args()
+    if options.seconds < 1:
+        # The fuzzer takes them for "without end".
+        parser.error(f"SECONDS={options.seconds}: give at least 1")
     if unknown := sorted(set(options.targets) - set(TARGETS)):
         parser.error(f"no target {unknown[0]}: there are {', '.join(TARGETS)}")
     chosen = options.targets or list(TARGETS)
